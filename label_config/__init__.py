@@ -1,0 +1,1 @@
+"""Classes, Label Studio labelling configurations and answers; standard library only."""

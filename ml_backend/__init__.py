@@ -1,0 +1,1 @@
+"""The Label Studio ML backend: protocol, store, workflow, worker and command line."""

@@ -1,0 +1,1 @@
+"""Superpixels, acquisition, losses, pseudo labels and the two-stage trainer of PixBal."""
