@@ -1,0 +1,274 @@
+"""Every setting: name, default, help, secret or not. The environment is read in one place."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+from urllib.parse import unquote, urlsplit
+
+from ml_backend.errors import SettingsError
+from ml_backend.setting_types import Faults, database_url, http_url, token
+
+SECRETS_FILE = "secrets.env"
+
+
+class Setting(NamedTuple):
+    """One environment variable; `default` is shown in the documents, "" means unset."""
+
+    name: str
+    default: str
+    help: str
+    secret: bool = False
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("PIXBAL_HOME", "./pixbal-data", "Folder for images, regions, versions and databases"),
+    Setting("PIXBAL_DATABASE_URL", "sqlite:///HOME/pixbal.db", "Store: SQLite or PostgreSQL", True),
+    Setting(
+        "PIXBAL_WORKFLOW_DATABASE_URL",
+        "sqlite:///HOME/workflow.db",
+        "Durable workflow state: SQLite or PostgreSQL",
+        True,
+    ),
+    Setting("PIXBAL_HOST", "127.0.0.1", "Address the backend listens on"),
+    Setting("PIXBAL_PORT", "9090", "Port the backend listens on, 1 to 65535"),
+    Setting("PIXBAL_PUBLIC_URL", "http://HOST:PORT", "Backend as the annotator's browser sees it"),
+    Setting("PIXBAL_BACKEND_URL", "PIXBAL_PUBLIC_URL", "Backend as Label Studio sees it"),
+    Setting("LABEL_STUDIO_URL", "http://127.0.0.1:8080", "Label Studio as the backend sees it"),
+    Setting("LABEL_STUDIO_API_KEY", "", "Label Studio token, legacy or personal", True),
+    Setting("PIXBAL_WEBHOOK_SECRET", "", "Value of the webhook header X-Pixbal-Secret", True),
+    Setting("PIXBAL_BASIC_USER", "pixbal", "User Label Studio signs in with"),
+    Setting("PIXBAL_BASIC_PASSWORD", "", "Password Label Studio signs in with", True),
+    Setting("PIXBAL_MEDIA_KEY", "", "Key that signs the addresses of region pictures", True),
+    Setting("PIXBAL_MEDIA", "backend", "Who serves region pictures: backend or local-files"),
+    Setting(
+        "PIXBAL_LOCAL_FILES_ROOT",
+        "",
+        "Label Studio's document root, written to when PIXBAL_MEDIA is local-files",
+    ),
+    Setting("PIXBAL_MAX_PIXELS", "50000000", "Largest image accepted, in pixels"),
+    Setting("PIXBAL_DEVICE", "auto", "Where models run: auto, cpu, cuda, cuda:N or mps"),
+    Setting("PIXBAL_THREADS", "1", "CPU threads of a model, 1 to 256"),
+    Setting("PIXBAL_RECONCILE_S", "60", "Seconds between comparisons with Label Studio"),
+    Setting("PIXBAL_POLL_S", "1", "Seconds between looks at the queue of events"),
+    Setting("PIXBAL_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR"),
+)
+
+# The secrets nobody has to choose: ensure_secrets() draws them.
+GENERATED_SECRETS = ("PIXBAL_WEBHOOK_SECRET", "PIXBAL_BASIC_PASSWORD", "PIXBAL_MEDIA_KEY")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings, checked. Fields that may hold a secret are not part of the repr."""
+
+    home: Path
+    database_url: str = field(repr=False)
+    workflow_database_url: str = field(repr=False)
+    host: str
+    port: int
+    public_url: str
+    backend_url: str
+    label_studio_url: str
+    label_studio_api_key: str = field(repr=False)
+    webhook_secret: str = field(repr=False)
+    basic_user: str
+    basic_password: str = field(repr=False)
+    media_key: str = field(repr=False)
+    media: Literal["backend", "local-files"]
+    local_files_root: Path | None
+    max_pixels: int
+    device: str
+    threads: int
+    reconcile_s: float
+    poll_s: float
+    log_level: str
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Settings of an environment; an empty value counts as unset.
+
+        Secrets the environment lacks are read from HOME/secrets.env.
+
+        Raises:
+            SettingsError: with every fault found, not only the first.
+        """
+        faults = Faults()
+        values = _values(environ, faults)
+        settings = _parse(values, faults)
+        if faults:
+            raise SettingsError(list(faults), "Correct them and start again.")
+        return settings
+
+    @property
+    def images_dir(self) -> Path:
+        """Image files, named by content."""
+        return self.home / "images"
+
+    @property
+    def media_dir(self) -> Path:
+        """Cache of drawn region pictures; may be deleted at any time."""
+        return self.home / "media"
+
+    def secret_values(self) -> tuple[str, ...]:
+        """Every non-empty string that must never reach a log, database passwords included."""
+        found = [
+            self.label_studio_api_key,
+            self.webhook_secret,
+            self.basic_password,
+            self.media_key,
+        ]
+        for url in (self.database_url, self.workflow_database_url):
+            password = urlsplit(url).password or ""
+            found += [password, unquote(password)]
+        return tuple(dict.fromkeys(value for value in found if value))
+
+    def check_serving(self) -> None:
+        """Refuse to listen beyond this machine without secrets.
+
+        Raises:
+            SettingsError: the host is not loopback and a secret is unset.
+        """
+        if is_loopback(self.host):
+            return
+        present = (self.webhook_secret, self.basic_password, self.media_key)
+        missing = [n for n, v in zip(GENERATED_SECRETS, present, strict=True) if not v]
+        if missing:
+            raise SettingsError(
+                [f"{name} is unset and PIXBAL_HOST is {self.host}" for name in missing],
+                "Set them, let `pixbal init` draw them, or listen on 127.0.0.1.",
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server listening on the host."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def ensure_secrets(home: Path) -> Path:
+    """Draw the secrets HOME/secrets.env lacks; those it has stay. Returns the file, mode 0600."""
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / SECRETS_FILE
+    faults = Faults()
+    known = _read_secrets(home, faults)
+    if faults:
+        raise SettingsError(list(faults))
+    missing = [name for name in GENERATED_SECRETS if not known.get(name)]
+    if not missing:
+        return path
+    old = path.read_text("utf-8") if path.exists() else ""
+    if old and not old.endswith("\n"):
+        old += "\n"
+    text = old + "".join(f"{name}={secrets.token_urlsafe(32)}\n" for name in missing)
+    handle, temporary = tempfile.mkstemp(dir=home, prefix=".secrets-")  # mkstemp makes it 0600
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return path
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, as the README shows it."""
+    rows = ["| Setting | Default | Meaning |", "|---|---|---|"]
+    for setting in SETTINGS:
+        default = f"`{setting.default}`" if setting.default else "unset"
+        mark = " (secret)" if setting.secret else ""
+        rows.append(f"| `{setting.name}` | {default} | {setting.help}{mark} |")
+    return "\n".join(rows) + "\n"
+
+
+def _values(environ: Mapping[str, str], faults: Faults) -> dict[str, str]:
+    """Set values by name: the environment first, then, for secrets, the secrets file."""
+    known = {setting.name for setting in SETTINGS}
+    for name in sorted(environ):
+        if name.startswith("PIXBAL_") and name not in known:
+            # Only near misses: other programs may use the prefix for things of their own.
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.92)
+            if near:
+                faults.append(f"{name} is not a setting; did you mean {near[0]}?")
+    values = {s.name: environ[s.name].strip() for s in SETTINGS if environ.get(s.name, "").strip()}
+    home = Path(values.get("PIXBAL_HOME", "./pixbal-data")).expanduser().absolute()
+    values["PIXBAL_HOME"] = str(home)
+    stored = _read_secrets(home, faults)
+    for setting in SETTINGS:
+        if setting.secret and stored.get(setting.name):
+            values.setdefault(setting.name, stored[setting.name])
+    return values
+
+
+def _read_secrets(home: Path, faults: Faults) -> dict[str, str]:
+    """NAME=value lines of HOME/secrets.env; no file, no secrets."""
+    path = home / SECRETS_FILE
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            faults.append(f"{path} can be read by others; run: chmod 600 {path}")
+            return {}
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        faults.append(f"{path} cannot be read: {error}")
+        return {}
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def _parse(values: Mapping[str, str], faults: Faults) -> Settings:
+    """Typed settings; a fault leaves its default in place, the caller raises."""
+    home = Path(values["PIXBAL_HOME"])
+    if home.exists() and not home.is_dir():
+        faults.append(f"PIXBAL_HOME must be a folder, got the file {home}")
+    host = values.get("PIXBAL_HOST", "127.0.0.1")
+    port = faults.integer(values, "PIXBAL_PORT", 9090, 1, 65535)
+    wildcard = host in ("0.0.0.0", "::", "[::]")
+    own_host = "localhost" if wildcard else f"[{host.strip('[]')}]" if ":" in host else host
+    public = http_url(values, "PIXBAL_PUBLIC_URL", f"http://{own_host}:{port}", faults)
+    media = faults.choice(values, "PIXBAL_MEDIA", "backend", ("backend", "local-files"))
+    root = values.get("PIXBAL_LOCAL_FILES_ROOT")
+    if media == "local-files" and not root:
+        faults.append("PIXBAL_LOCAL_FILES_ROOT must be set when PIXBAL_MEDIA is local-files")
+    user = token(values, "PIXBAL_BASIC_USER", faults) or "pixbal"
+    if ":" in user:
+        faults.append(f"PIXBAL_BASIC_USER must not hold a colon, got {user!r}")
+    levels = ("DEBUG", "INFO", "WARNING", "ERROR")
+    level = {"PIXBAL_LOG_LEVEL": values.get("PIXBAL_LOG_LEVEL", "INFO").upper()}
+    return Settings(
+        home=home,
+        database_url=database_url(values, "PIXBAL_DATABASE_URL", home / "pixbal.db", faults),
+        workflow_database_url=database_url(
+            values, "PIXBAL_WORKFLOW_DATABASE_URL", home / "workflow.db", faults
+        ),
+        host=host,
+        port=port,
+        public_url=public,
+        backend_url=http_url(values, "PIXBAL_BACKEND_URL", public, faults),
+        label_studio_url=http_url(values, "LABEL_STUDIO_URL", "http://127.0.0.1:8080", faults),
+        label_studio_api_key=token(values, "LABEL_STUDIO_API_KEY", faults),
+        webhook_secret=token(values, "PIXBAL_WEBHOOK_SECRET", faults),
+        basic_user=user,
+        basic_password=token(values, "PIXBAL_BASIC_PASSWORD", faults),
+        media_key=token(values, "PIXBAL_MEDIA_KEY", faults),
+        media=cast("Literal['backend', 'local-files']", media),
+        local_files_root=Path(root).expanduser().absolute() if root else None,
+        max_pixels=faults.integer(values, "PIXBAL_MAX_PIXELS", 50_000_000, 1, 2_000_000_000),
+        device=faults.device(values, "PIXBAL_DEVICE"),
+        threads=faults.integer(values, "PIXBAL_THREADS", 1, 1, 256),
+        reconcile_s=faults.seconds(values, "PIXBAL_RECONCILE_S", 60.0),
+        poll_s=faults.seconds(values, "PIXBAL_POLL_S", 1.0),
+        log_level=faults.choice(level, "PIXBAL_LOG_LEVEL", "INFO", levels),
+    )
