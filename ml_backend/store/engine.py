@@ -1,0 +1,122 @@
+"""Opening a database: connection rules, and migrations to the newest revision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from ml_backend.errors import StoreError
+
+VERSION_TABLE = "pixbal_revision"
+BUSY_TIMEOUT_S = 30.0
+# Any constant: two processes that migrate one PostgreSQL database wait for each other on it.
+MIGRATION_LOCK = 0x70697862
+
+
+def make_engine(url: str) -> Engine:
+    """An engine for a database shared by several processes and threads.
+
+    Raises:
+        StoreError: the address is not of SQLite or PostgreSQL.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise StoreError("The database address cannot be read.", _URL_HINT) from error
+    name = parsed.get_backend_name()
+    if name == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise StoreError("The store needs a file: two processes share it.", _URL_HINT)
+        Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if name == "postgresql":
+        return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    raise StoreError(f"The store runs on SQLite or PostgreSQL, not on {name}.", _URL_HINT)
+
+
+_URL_HINT = (
+    "Set PIXBAL_DATABASE_URL to sqlite:////folder/file.db or postgresql://user:pw@host/name."
+)
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver must not begin transactions by itself: _begin_sqlite says how.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged event survives a power cut
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE takes the write lock at once. A transaction that reads first and writes later can
+    # only fail when another wrote in between, and busy_timeout does not help it.
+    writing = connection.get_execution_options().get("pixbal_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that sees one state of the database."""
+    with engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that writes: all of it or nothing."""
+    with engine.connect().execution_options(pixbal_write=True) as connection, connection.begin():
+        yield connection
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the database to the newest revision, in one transaction, one process at a time.
+
+    Raises:
+        StoreError: the database cannot be reached, or was written by a newer release.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    folder = Path(__file__).resolve().parents[1] / "migrations"
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    try:
+        with writing(engine) as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": MIGRATION_LOCK})
+            options = {"version_table": VERSION_TABLE}
+            context = MigrationContext.configure(connection, opts=options)
+            newer = set(context.get_current_heads()) - known
+            if newer:
+                raise StoreError(
+                    f"The database was written by a newer release (revision {min(newer)}).",
+                    "Install that release or a later one, or restore the backup made before it.",
+                )
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except SQLAlchemyError as error:
+        raise StoreError(
+            f"The database cannot be opened: {type(getattr(error, 'orig', None) or error).__name__}"
+            f" ({_first_line(error)}).",
+            "Check PIXBAL_DATABASE_URL, that the server runs, and that the folder is writable.",
+        ) from error
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0][:200] if lines else "no reason given"

@@ -1,0 +1,140 @@
+"""Queries: one row per region asked, unique for good, so that no region is asked twice."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from sqlalchemy import bindparam, func, select, update
+
+from ml_backend.store import schema
+from ml_backend.store.base import Dialects, StorePart, chunks, values
+from ml_backend.store.rows import Query
+from ml_backend.store.status import refresh_statuses
+
+
+class Queries(StorePart):
+    """The part of the store that knows queries."""
+
+    def plan_queries(self, queries: Sequence[Query]) -> int:
+        """Insert queries in one transaction; a region that has one keeps it. Returns the inserted.
+
+        The `id` of the given rows is ignored: the store counts.
+        """
+        count = select(func.count()).select_from(schema.query)
+        with self._write() as connection:
+            before = connection.execute(count).scalar_one()
+            insert = Dialects.insert(connection, schema.query).on_conflict_do_nothing(
+                index_elements=["project_id", "image_id", "region_index"]
+            )
+            for chunk in chunks(queries):
+                connection.execute(insert, [values(query, "id") for query in chunk])
+            return int(connection.execute(count).scalar_one() - before)
+
+    def queries(
+        self, project_id: int, *, status: str | None = None, round: int | None = None
+    ) -> list[Query]:
+        """Queries of a project in the order they were planned."""
+        table = schema.query
+        statement = select(table).where(table.c.project_id == project_id)
+        if status is not None:
+            statement = statement.where(table.c.status == status)
+        if round is not None:
+            statement = statement.where(table.c.round == round)
+        with self._read() as connection:
+            return [Query(*row) for row in connection.execute(statement.order_by(table.c.id))]
+
+    def count_queries(self, project_id: int) -> dict[str, int]:
+        """How many queries of a project are in each status; a status without any is absent."""
+        table = schema.query
+        statement = (
+            select(table.c.status, func.count())
+            .where(table.c.project_id == project_id)
+            .group_by(table.c.status)
+        )
+        with self._read() as connection:
+            return {status: count for status, count in connection.execute(statement)}
+
+    def query_by_task(self, project_id: int, task_id: int) -> Query | None:
+        """The query a task asks, or None."""
+        return self.queries_by_task(project_id, [task_id]).get(task_id)
+
+    def queries_by_task(self, project_id: int, task_ids: Collection[int]) -> dict[int, Query]:
+        """The queries of tasks; a task that asks none is absent."""
+        table = schema.query
+        found: dict[int, Query] = {}
+        with self._read() as connection:
+            for chunk in chunks(task_ids):
+                statement = select(table).where(
+                    table.c.project_id == project_id, table.c.task_id.in_(chunk)
+                )
+                for row in connection.execute(statement):
+                    query = Query(*row)
+                    if query.task_id is not None:
+                        found[query.task_id] = query
+        return found
+
+    def query_by_region(self, project_id: int, image_id: str, region_index: int) -> Query | None:
+        """The query about a region, or None."""
+        table = schema.query
+        statement = select(table).where(
+            table.c.project_id == project_id,
+            table.c.image_id == image_id,
+            table.c.region_index == region_index,
+        )
+        with self._read() as connection:
+            row = connection.execute(statement).first()
+        return Query(*row) if row else None
+
+    def set_query_status(self, ids: Collection[int], status: str) -> None:
+        """Set the status of queries; an empty collection changes nothing."""
+        table = schema.query
+        with self._write() as connection:
+            for chunk in chunks(ids):
+                connection.execute(update(table).where(table.c.id.in_(chunk)).values(status=status))
+
+    def set_task_ids(self, task_ids: Mapping[int, int]) -> None:
+        """Note the task of each query: it is open now, or answered where its label came first.
+
+        An annotator may be quicker than the import's answer; that label waits under the task id
+        and is joined here, in the same transaction.
+        """
+        table = schema.query
+        with self._write() as connection:
+            for chunk in chunks(task_ids.items()):
+                connection.execute(
+                    update(table)
+                    .where(table.c.id == bindparam("row_id"))
+                    .values(task_id=bindparam("new_task"), status="open"),
+                    [{"row_id": query_id, "new_task": task} for query_id, task in chunk],
+                )
+                for query_id, task in chunk:
+                    project = (
+                        select(table.c.project_id).where(table.c.id == query_id).scalar_subquery()
+                    )
+                    connection.execute(
+                        update(schema.label)
+                        .where(
+                            schema.label.c.project_id == project,
+                            schema.label.c.task_id == task,
+                            schema.label.c.query_id.is_(None),
+                        )
+                        .values(query_id=query_id)
+                    )
+                refresh_statuses(connection, [query_id for query_id, _ in chunk])
+
+    def update_query_scores(self, queries: Sequence[Query]) -> None:
+        """Write score, expected clicks, ticks and model version of queries that exist."""
+        names = ("score", "expected_clicks", "preticks", "model_version")
+        table = schema.query
+        statement = (
+            update(table)
+            .where(table.c.id == bindparam("row_id"))
+            .values({name: bindparam(f"new_{name}", type_=table.c[name].type) for name in names})
+        )
+        with self._write() as connection:
+            for chunk in chunks(queries):
+                rows = [
+                    {"row_id": q.id, **{f"new_{name}": getattr(q, name) for name in names}}
+                    for q in chunk
+                ]
+                connection.execute(statement, rows)

@@ -1,0 +1,151 @@
+"""The rows of the store as values: frozen, typed, no session behind them. Times are UTC, aware."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+ImageStatus = Literal["ready", "unreadable"]
+Split = Literal["pool", "heldout"]
+QueryStatus = Literal["planned", "pushing", "open", "answered", "skipped", "withdrawn"]
+LabelKind = Literal["classes", "nothing", "unsure", "empty", "skipped", "invalid"]
+
+# What somebody said about a region; a label of another kind counts only where none of these is.
+ANSWER_KINDS = ("classes", "nothing", "unsure")
+
+
+def utc_now() -> datetime:
+    """Now, aware."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A Label Studio project that PixBal serves; `id` is Label Studio's."""
+
+    id: int
+    title: str
+    schema_json: dict[str, Any]
+    template: str
+    label_config: str
+    method: str
+    side_px: int
+    seed: int
+    budget_clicks: float
+    train_every: int | None
+    preticks: bool
+    train_config: dict[str, Any]
+    acquisition: str
+    model_version: str | None = None
+    created_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of a project; `path` is the kept copy, `source` the name people know."""
+
+    project_id: int
+    image_id: str
+    source: str
+    path: str
+    width: int
+    height: int
+    regions_path: str
+    regions_hash: str
+    region_count: int
+    split: str
+    mask_path: str | None = None
+    status: str = "ready"
+    reason: str | None = None
+    ls_task_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Query:
+    """One question about one region. `score` is PixBal: higher is asked sooner."""
+
+    id: int
+    project_id: int
+    image_id: str
+    region_index: int
+    regions_hash: str
+    round: int
+    status: str
+    task_id: int | None
+    score: float
+    expected_clicks: float
+    preticks: tuple[str, ...]
+    model_version: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing Label Studio, or a person, told the backend; the payload holds no secret."""
+
+    id: int
+    project_id: int | None
+    action: str
+    payload: dict[str, Any]
+    digest: str
+    received_at: datetime
+    processed_at: datetime | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Label:
+    """One annotation. `updated_at` is Label Studio's clock, `seen_at` ours.
+
+    A deleted one stays as a tombstone; its task is unknown where the deletion came first.
+    """
+
+    annotation_id: int
+    project_id: int
+    task_id: int | None
+    query_id: int | None
+    kind: str
+    classes: tuple[str, ...]
+    clicks: int
+    lead_time_s: float | None
+    annotator: str | None
+    updated_at: datetime
+    deleted: bool
+    seen_at: datetime
+
+
+@dataclass(frozen=True)
+class Round:
+    """One training round; `state` is the step it is in, "done" or "failed"."""
+
+    project_id: int
+    number: int
+    trigger: str
+    workflow_id: str
+    state: str
+    stage: str | None = None
+    epoch: int | None = None
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    eta_s: float | None = None
+    started_at: datetime = field(default_factory=utc_now)
+    finished_at: datetime | None = None
+    error: str | None = None
+    version: str | None = None
+    labels: int | None = None
+    clicks: int | None = None
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class VersionRow:
+    """A published model version; `path` is its folder."""
+
+    project_id: int
+    name: str
+    round: int
+    path: str
+    metrics: dict[str, Any]
+    weights_hash: str
+    created_at: datetime = field(default_factory=utc_now)
