@@ -1,0 +1,127 @@
+"""Commands about one project: init, push, train, status, reconcile, export."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ml_backend import cli
+
+project_option = click.option("--project", type=int, help="Label Studio project id.")
+
+
+@click.command(
+    epilog="Examples: pixbal init --images photos/ --classes camvid  |  "
+    "pixbal init --from-project 7 --classes classes.json --budget 300"
+)
+@click.option("--images", multiple=True, help="Folder, glob in quotes, or .txt list of images.")
+@click.option("--from-project", type=int, help="Take the image tasks of this Label Studio project.")
+@click.option("--classes", required=True, help="camvid, cityscapes, voc2012, ade20k, coco_stuff, or a JSON file.")
+@click.option("--heldout", help="Folder with images/ and masks/ that only measure the model.")
+@click.option("--title", default="PixBal regions", show_default=True, help="Title in Label Studio.")
+@click.option("--project", type=int, help="Adopt this Label Studio project for the region tasks.")
+@click.option("--template", default="region_multiclass", show_default=True,
+              type=click.Choice(["region_multiclass", "region_dominant"]))  # fmt: skip
+@click.option("--method", help="Superpixels: seeds, slic, felzenszwalb, quickshift, watershed, grid.")
+@click.option("--side", default=32, show_default=True, type=click.IntRange(4, 512), help="Region side in px.")
+@click.option("--budget", default=500.0, show_default=True, type=click.FloatRange(1), help="Clicks per round.")
+@click.option("--train-every", type=click.IntRange(1), help="Also train after this many new labels.")
+@click.option("--config", default="cpu", show_default=True, help="Training preset, or a JSON file.")
+@click.option("--set", "overrides", multiple=True, help="Override, such as stage1.lr=1e-4.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--preticks/--no-preticks", default=True, show_default=True, help="Tick predicted classes.")
+@click.option("--push/--no-push", default=True, show_default=True, help="Push the first questions now.")
+def init(**options: Any) -> None:
+    """Create or adopt a Label Studio project, import images, connect, push the first questions."""
+    from rich.progress import Progress
+
+    from ml_backend.init import InitRequest, initialise
+
+    settings, store, ls = cli.open_all()
+    request = InitRequest(**options)
+    with Progress(transient=True) as bar:
+        task = bar.add_task("Reading images and cutting them into regions", total=None)
+        report = initialise(
+            settings, store, ls, request, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    for line in report.lines():
+        click.echo(line)
+
+
+@click.command(epilog="Example: pixbal push --project 3")
+@project_option
+def push(project: int | None) -> None:
+    """Push the next questions now (the worker does it by itself after every round)."""
+    from ml_backend.round_steps import Runtime
+    from ml_backend.worker import Worker
+
+    settings, store, ls = cli.open_all()
+    row = store.project(cli.only_project(store, project))
+    if row is not None:
+        Worker(Runtime(settings, store, ls)).push(row)
+        click.echo(f"open questions: {len(store.queries(row.id, status='open'))}")
+
+
+@click.command(epilog="Example: pixbal train --project 3")
+@project_option
+def train(project: int | None) -> None:
+    """Ask the worker to train on the labels there are, without waiting for the batch."""
+    _, store, _ = cli.open_all()
+    project_id = cli.only_project(store, project)
+    asked = datetime.now(UTC).isoformat()
+    store.record_event(project_id, "TRAIN_REQUESTED", {"action": "TRAIN_REQUESTED", "at": asked})
+    click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")
+
+
+@click.command(epilog="Example: pixbal status --json")
+@project_option
+@click.option("--json", "as_json", is_flag=True, help="For scripts.")
+def status(project: int | None, as_json: bool) -> None:
+    """Show each project: questions, labels, clicks, the running round, versions."""
+    from rich.console import Console
+
+    from ml_backend.status import project_status, status_tables
+
+    settings, store, _ = cli.open_all()
+    wanted = [cli.only_project(store, project)] if project else [p.id for p in store.projects()]
+    found = [project_status(settings, store, project_id) for project_id in wanted]
+    if as_json:
+        cli.echo_json(found)
+        return
+    if not found:
+        click.echo("no project yet; make one with `pixbal init --images ... --classes ...`")
+    console = Console()
+    for item in found:
+        for table in status_tables(item):
+            console.print(table)
+
+
+@click.command(epilog="Example: pixbal reconcile")
+@project_option
+def reconcile(project: int | None) -> None:
+    """Compare the labels here with Label Studio's, and correct what a lost webhook left."""
+    from ml_backend import reconcile as reconciling
+
+    _, store, ls = cli.open_all()
+    report = reconciling.reconcile(store, ls, cli.only_project(store, project), datetime.now(UTC))
+    click.echo(str(report))
+
+
+@click.command(epilog="Example: pixbal export --out model/")
+@project_option
+@click.option("--version", "name", help="Version name; the newest by default.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--masks/--no-masks", default=False, help="Also write a mask of every pool image.")
+def export(project: int | None, name: str | None, out: Path, masks: bool) -> None:
+    """Copy a version (weights, config, metrics) and, if asked, its masks of the pool."""
+    from ml_backend.export import export_version
+
+    _, store, _ = cli.open_all()
+    written = export_version(store, cli.only_project(store, project), name, out, masks=masks)
+    click.echo(f"wrote {written} files to {out}")
+
+
+COMMANDS = (init, push, train, status, reconcile, export)

@@ -1,0 +1,1 @@
+"""`pixbal demo`: whole rounds in a real Label Studio with a simulated annotator."""

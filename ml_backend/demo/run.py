@@ -1,0 +1,301 @@
+"""Start everything, play rounds, report, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ml_backend.demo.annotator import Annotator
+from ml_backend.demo.data import DemoData, prepare_data
+from ml_backend.errors import BackendError
+from ml_backend.init import InitRequest, initialise
+from ml_backend.label_studio import LabelStudio
+from ml_backend.processes import (
+    BackendServer,
+    LabelStudioServer,
+    WorkerProcess,
+    find_label_studio,
+    free_port,
+)
+from ml_backend.settings import Settings, ensure_secrets
+from ml_backend.store import Round, Store
+
+ROUND_TIMEOUT_S = 900.0
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Where the demonstration lives and how long it is."""
+
+    folder: Path
+    out: Path
+    rounds: int
+    budget: float
+    seed: int
+    keep: bool
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """One line of the report; `miou_before` is None where there was no model yet."""
+
+    round: int
+    regions: int
+    clicks: int
+    annotating_s: float
+    training_s: float
+    miou_before: float | None
+    miou_after: float | None
+    model_version: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """The started servers."""
+
+    settings: Settings
+    label_studio: LabelStudioServer
+    backend: BackendServer
+    worker: WorkerProcess
+    environment: dict[str, str]
+
+
+def run_demo(options: DemoOptions) -> dict[str, Any]:
+    """Play the demonstration; returns what `demo.json` holds.
+
+    Raises:
+        BackendError: a server did not start, a round failed, or a question was lost or doubled.
+    """
+    console = Console()
+    started = time.monotonic()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    data = prepare_data(options.folder, options.seed)
+    console.print(f"images: {data.name}")
+    with servers(options.folder, console, keep=options.keep) as running:
+        report = _play(options, data, running, console)
+        report["seconds"] = round(time.monotonic() - started, 1)
+        options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        console.print(_table(report))
+        _print_addresses(console, running, report)
+        if options.keep:
+            console.print("Everything is left running; Ctrl+C stops it.")
+            _wait_for_interrupt(running)
+    console.print(f"stopped; the report is {options.out}")
+    return report
+
+
+@contextmanager
+def servers(folder: Path, console: Console, *, keep: bool = False) -> Iterator[Running]:
+    """Label Studio, backend and worker on free ports; stopped by process id at the end."""
+    executable = find_label_studio(Path.cwd())
+    # A terminated demonstration must stop its children, too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ports = _ports(folder) if keep else None
+    with ExitStack() as stack:
+        console.print("starting Label Studio (its first start takes about a minute)")
+        label_studio = LabelStudioServer(
+            folder / "label-studio", executable=executable, port=ports and ports[0]
+        )
+        stack.callback(label_studio.stop)
+        label_studio.start()
+        port = ports[1] if ports else free_port()
+        environment = backend_environment(folder, label_studio, port)
+        ensure_secrets(folder / "pixbal")
+        backend = BackendServer(env=environment, log=folder / "backend.log", port=port, workers=2)
+        stack.callback(backend.stop)
+        backend.start()
+        worker = WorkerProcess(env=environment, log=folder / "worker.log")
+        stack.callback(worker.stop)
+        worker.start()
+        yield Running(Settings.from_env(environment), label_studio, backend, worker, environment)
+
+
+def _ports(folder: Path) -> tuple[int, int]:
+    """The ports of an earlier `--keep`, so that its addresses stay good; new ones the first time."""
+    path = folder / "ports.json"
+    if not path.is_file():
+        path.write_text(json.dumps([free_port(), free_port()]), encoding="ascii")
+    first, second = json.loads(path.read_text(encoding="ascii"))
+    return int(first), int(second)
+
+
+def backend_environment(folder: Path, label_studio: LabelStudioServer, port: int) -> dict[str, str]:
+    """The environment of backend and worker: one thread each, loopback addresses."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PIXBAL_", "LABEL_STUDIO_"))}
+    return inherited | {
+        "PIXBAL_HOME": str(folder / "pixbal"),
+        "PIXBAL_PORT": str(port),
+        "PIXBAL_PUBLIC_URL": f"http://127.0.0.1:{port}",
+        "LABEL_STUDIO_URL": label_studio.url,
+        "LABEL_STUDIO_API_KEY": label_studio.token,
+        "PIXBAL_RECONCILE_S": "20",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
+
+
+def _play(
+    options: DemoOptions, data: DemoData, running: Running, console: Console
+) -> dict[str, Any]:
+    settings = running.settings
+    store = Store.open(settings.database_url)
+    ls = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    init = initialise(
+        settings,
+        store,
+        ls,
+        InitRequest(
+            classes=data.classes,
+            images=(str(data.images),),
+            heldout=str(data.heldout),
+            title="PixBal demonstration",
+            budget=options.budget,
+            config="demo",
+            seed=options.seed,
+        ),
+    )
+    for line in init.lines():
+        console.print(line, markup=False)
+    project_id = init.project.id
+    annotator = Annotator(
+        running.label_studio.url,
+        running.label_studio.token,
+        store,
+        project_id,
+        data.masks,
+        data.void,
+    )
+    first = len([r for r in store.rounds(project_id) if r.state == "done"])
+    results = [
+        _round(store, annotator, project_id, first + number, running, console)
+        for number in range(1, options.rounds + 1)
+    ]
+    report = {
+        "data": data.name,
+        "project": project_id,
+        "images": len(store.images(project_id, split="pool", status="ready")),
+        "heldout_images": len(store.images(project_id, split="heldout", status="ready")),
+        "rounds": [asdict(r) for r in results],
+        **_audit(store, ls, project_id),
+    }
+    store.close()
+    return report
+
+
+def _round(
+    store: Store,
+    annotator: Annotator,
+    project_id: int,
+    number: int,
+    running: Running,
+    console: Console,
+) -> RoundResult:
+    clicks_before = store.clicks(project_id)
+    started = time.monotonic()
+    # Exactly the open batch: the next one is pushed while the annotator might still be asking.
+    regions = annotator.annotate_all(limit=len(store.queries(project_id, status="open")))
+    annotated = time.monotonic()
+    console.print(f"round {number}: {regions} regions answered in {annotated - started:.0f} s, training")
+    row = _wait_for_round(store, project_id, number, running)
+    versions = {v.round: v for v in store.versions(project_id)}
+    before, after = versions.get(number - 1), versions[number]
+    return RoundResult(
+        round=number,
+        regions=regions,
+        clicks=(row.clicks or 0) - clicks_before,
+        annotating_s=round(annotated - started, 1),
+        training_s=round(time.monotonic() - annotated, 1),
+        miou_before=None if before is None else before.metrics.get("miou"),
+        miou_after=after.metrics.get("miou"),
+        model_version=after.name,
+    )
+
+
+def _wait_for_round(store: Store, project_id: int, number: int, running: Running) -> Round:
+    deadline = time.monotonic() + ROUND_TIMEOUT_S
+    while time.monotonic() < deadline:
+        row = store.round(project_id, number)
+        if row is not None and row.state == "done":
+            return row
+        if row is not None and row.state == "failed":
+            raise BackendError(f"round {number} failed: {row.error}", hint=f"See {running.worker.log}.")
+        if not running.worker.running:
+            raise BackendError("the worker ended", hint=running.worker.log_tail())
+        time.sleep(0.5)
+    raise BackendError(
+        f"round {number} did not end within {ROUND_TIMEOUT_S:.0f} s",
+        hint=f"The worker's log ends with:\n{running.worker.log_tail()}",
+    )
+
+
+def _audit(store: Store, ls: LabelStudio, project_id: int) -> dict[str, Any]:
+    """Compare the ledger with Label Studio: every region one task, every answer one label.
+
+    Raises:
+        BackendError: a task is doubled, or an answered region has not exactly one annotation.
+    """
+    tasks = list(ls.tasks(project_id, with_annotations=True))
+    regions = [str(task["data"]["region"]) for task in tasks]
+    duplicates = len(regions) - len(set(regions))
+    answered = {q.task_id for q in store.queries(project_id, status="answered")}
+    counts = {int(t["id"]): len(t.get("annotations", [])) for t in tasks}
+    wrong = [t for t in answered if counts.get(t or 0) != 1]
+    unknown = [t for t, n in counts.items() if n and t not in answered]
+    if duplicates or wrong or unknown:
+        raise BackendError(
+            f"{duplicates} doubled tasks, {len(wrong)} answered regions without exactly one "
+            f"annotation, {len(unknown)} annotations not in the store",
+            hint="This is a defect; please report it with demo-data/*.log.",
+        )
+    return {
+        "tasks": len(tasks),
+        "answered": len(answered),
+        "open": len(store.queries(project_id, status="open")),
+        "duplicate_tasks": duplicates,
+    }
+
+
+def _table(report: dict[str, Any]) -> Table:
+    table = Table(title=f"{report['data']}: {report['images']} images, {report['tasks']} tasks")
+    columns = ("round", "regions", "clicks", "annotating s", "training s", "mIoU before", "mIoU after")
+    for column in (*columns, "model version"):
+        table.add_column(column)
+    for row in report["rounds"]:
+        before, after = row["miou_before"], row["miou_after"]
+        table.add_row(
+            str(row["round"]),
+            str(row["regions"]),
+            str(row["clicks"]),
+            f"{row['annotating_s']:.0f}",
+            f"{row['training_s']:.0f}",
+            "no model" if before is None else f"{before:.3f}",
+            "-" if after is None else f"{after:.3f}",
+            row["model_version"],
+        )
+    return table
+
+
+def _print_addresses(console: Console, running: Running, report: dict[str, Any]) -> None:
+    server = running.label_studio
+    console.print(f"Label Studio: {server.url}/projects/{report['project']}/data")
+    console.print(f"log in as: {server.user}   password: {server.password}", markup=False)
+    console.print(f"backend: {running.settings.public_url}")
+
+
+def _wait_for_interrupt(running: Running) -> None:
+    try:
+        while running.label_studio.running and running.backend.running and running.worker.running:
+            time.sleep(1.0)
+    except KeyboardInterrupt:
+        return
+    raise BackendError("a server ended by itself", hint=running.worker.log_tail())

@@ -1,0 +1,52 @@
+"""A version out of the home: weights, config, metrics and, if asked, masks of the pool."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ml_backend.errors import Conflict, NotFound
+from ml_backend.store import Store
+
+
+def export_version(
+    store: Store, project_id: int, name: str | None, out: Path, *, masks: bool = False
+) -> int:
+    """Copy a version folder to `out`; `masks` adds `masks/<image>.png` (index values).
+
+    Returns:
+        Files written.
+
+    Raises:
+        NotFound: no such version. Conflict: `out` is there and not empty.
+    """
+    versions = store.versions(project_id)
+    found = [v for v in versions if name is None or v.name == name]
+    if not found:
+        raise NotFound(
+            f"project {project_id} has no version {name or 'yet'}",
+            hint=f"Known: {[v.name for v in versions]}; a version appears when a round is done.",
+        )
+    if out.exists() and any(out.iterdir()):
+        raise Conflict(f"{out} is not empty", hint="Give a new folder.")
+    version = found[-1]
+    shutil.copytree(version.path, out, dirs_exist_ok=True)
+    written = sum(1 for p in out.rglob("*") if p.is_file())
+    return written + (_write_masks(store, project_id, Path(version.path), out) if masks else 0)
+
+
+def _write_masks(store: Store, project_id: int, version_dir: Path, out: Path) -> int:
+    from PIL import Image as PILImage
+
+    from training.images import read_image
+    from training.predict import predict_mask
+    from training.versions import Version, load_model
+
+    model = load_model(Version.load(version_dir))
+    folder = out / "masks"
+    folder.mkdir()
+    images = store.images(project_id, split="pool", status="ready")
+    for image in images:
+        mask = predict_mask(model, read_image(Path(image.path)))
+        PILImage.fromarray(mask).save(folder / f"{Path(image.source).stem}-{image.image_id[:8]}.png")
+    return len(images)

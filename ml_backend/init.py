@@ -1,0 +1,242 @@
+"""`pixbal init`: from images and classes to a connected project with its first questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from label_config import ClassSchema, build
+from ml_backend.connect import connect
+from ml_backend.errors import BackendError, Conflict
+from ml_backend.from_project import sources_of_project
+from ml_backend.label_studio import LabelStudio
+from ml_backend.locks import file_lock, project_lock
+from ml_backend.pool import Cut, ImportReport, Source, import_images, list_heldout, list_sources
+from ml_backend.round_steps import Runtime, version_name
+from ml_backend.settings import Settings
+from ml_backend.store import Project, Store
+from training.config import CONFIGS, TrainConfig
+from training.superpixels import available_methods, default_method
+
+
+@dataclass(frozen=True)
+class InitRequest:
+    """What to set up; see `pixbal init --help`."""
+
+    classes: str
+    images: tuple[str, ...] = ()
+    from_project: int | None = None
+    heldout: str | None = None
+    title: str = "PixBal regions"
+    project: int | None = None
+    template: str = "region_multiclass"
+    method: str | None = None
+    side: int = 32
+    budget: float = 500.0
+    train_every: int | None = None
+    config: str = "cpu"
+    overrides: tuple[str, ...] = ()
+    seed: int = 0
+    preticks: bool = True
+    push: bool = True
+
+
+@dataclass(frozen=True)
+class InitReport:
+    """What was done."""
+
+    project: Project
+    url: str
+    created: bool
+    images: ImportReport
+    connected: tuple[tuple[str, str], ...]
+    pushed: int
+    open_questions: int = field(default=0)
+
+    def lines(self) -> list[str]:
+        """The report for a terminal."""
+        found = [
+            f"project {self.project.id}: {'created' if self.created else 'unchanged'}",
+            f"images: {self.images.added} added, {self.images.known} known, "
+            f"{len(self.images.unreadable)} refused; {self.images.regions} new regions",
+            *(f"  refused {name}: {reason}" for name, reason in self.images.unreadable),
+            *(f"{what}: {how}" for what, how in self.connected),
+            f"questions: {self.pushed} pushed, {self.open_questions} open",
+            f"Open {self.url} and press \"Label All Tasks\".",
+        ]
+        return found
+
+
+def initialise(
+    settings: Settings,
+    store: Store,
+    ls: LabelStudio,
+    request: InitRequest,
+    progress: Callable[[int, int], None] | None = None,
+) -> InitReport:
+    """Create or adopt the project, import images, connect, push; again: changes nothing.
+
+    Raises:
+        BackendError: nothing to import, another method or other classes than the project was made
+            with, or Label Studio refuses (with what to do).
+    """
+    schema = ClassSchema.load(request.classes)
+    sources = _sources(settings, ls, request)
+    project, created = _project(store, ls, request, schema)
+    with file_lock(project_lock(settings.home, project.id), what=f"import into {project.id}"):
+        cut = Cut(settings.home, project.method, project.side_px, settings.max_pixels)
+        images = import_images(store, project, sources, cut, progress=progress)
+    if not store.images(project.id, split="pool", status="ready"):
+        raise BackendError(
+            f"none of the {len(sources)} images can be read",
+            hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
+        )
+    current = project.model_version or version_name(0)
+    connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+    pushed = _first_questions(settings, store, ls, project) if request.push else 0
+    if pushed:
+        # The order of the queue hangs on it, and it needs a prediction to exist.
+        connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+    return InitReport(
+        project=project,
+        url=f"{settings.label_studio_url}/projects/{project.id}/data",
+        created=created,
+        images=images,
+        connected=connected,
+        pushed=pushed,
+        open_questions=len(store.queries(project.id, status="open")),
+    )
+
+
+def _sources(settings: Settings, ls: LabelStudio, request: InitRequest) -> list[Source]:
+    sources = [source for spec in request.images for source in list_sources(spec)]
+    if request.from_project is not None:
+        sources += sources_of_project(settings, ls, request.from_project)
+    if request.heldout is not None:
+        sources += list_heldout(request.heldout)
+    return sources
+
+
+def _project(
+    store: Store, ls: LabelStudio, request: InitRequest, schema: ClassSchema
+) -> tuple[Project, bool]:
+    known = _known_project(store, ls, request)
+    if known is not None:
+        _check_unchanged(known, request, schema)
+        return known, False
+    if not request.images and request.from_project is None:
+        raise BackendError(
+            "no images to import",
+            hint="Give --images FOLDER, a glob or a .txt list, or --from-project N.",
+        )
+    method = request.method or default_method()
+    if method not in available_methods():
+        raise BackendError(
+            f"superpixel method {method!r} is not available here",
+            hint=f"Available: {', '.join(available_methods())}.",
+        )
+    label_config = build(schema, request.template)
+    project_id = request.project
+    if project_id is None:
+        project_id = ls.create_project(request.title, label_config)
+    else:
+        _adopt(ls, project_id, label_config)
+    row = Project(
+        id=project_id,
+        title=request.title,
+        schema_json=schema.to_json(),
+        template=request.template,
+        label_config=label_config,
+        method=method,
+        side_px=request.side,
+        seed=request.seed,
+        budget_clicks=request.budget,
+        train_every=request.train_every,
+        preticks=request.preticks,
+        train_config=train_config(request.config, request.overrides, request.seed).to_json(),
+        acquisition="pixbal",
+        model_version=None,
+        created_at=datetime.now(UTC),
+    )
+    store.add_project(row)
+    return row, True
+
+
+def _known_project(store: Store, ls: LabelStudio, request: InitRequest) -> Project | None:
+    """The project that an earlier call made: by id, else by title if Label Studio still has it."""
+    for row in store.projects():
+        if row.template == "image_masks":
+            continue
+        if row.id == request.project or (request.project is None and row.title == request.title):
+            ls.project(row.id)  # raises where it was deleted there
+            return row
+    return None
+
+
+def _check_unchanged(row: Project, request: InitRequest, schema: ClassSchema) -> None:
+    """Regions and classes of a project are fixed: labels would lose their meaning."""
+    given: Mapping[str, tuple[Any, Any]] = {
+        "--classes": (schema.to_json(), row.schema_json),
+        "--template": (request.template, row.template),
+        "--side": (request.side, row.side_px),
+        "--method": (request.method or row.method, row.method),
+    }
+    for option, (asked, stored) in given.items():
+        if asked != stored:
+            raise Conflict(
+                f"project {row.id} ({row.title!r}) was made with another {option}"
+                + ("" if option == "--classes" else f": {stored!r}, now asked for {asked!r}"),
+                hint="Keep it, or make a second project with another --title.",
+            )
+
+
+def _adopt(ls: LabelStudio, project_id: int, label_config: str) -> None:
+    """Take over an existing Label Studio project; one that holds other work is refused."""
+    found = ls.project(project_id)
+    current = str(found.get("label_config") or "").strip()
+    if current == label_config:
+        return
+    if current not in ("", "<View></View>", "<View/>") and found.get("task_number"):
+        raise Conflict(
+            f"Label Studio project {project_id} has tasks and another labelling setup",
+            hint="Leave --project out to make a new project; take its images with --from-project.",
+        )
+    ls.update_project(project_id, label_config=label_config)
+
+
+def train_config(spec: str, overrides: tuple[str, ...], seed: int) -> TrainConfig:
+    """A training config by preset name or JSON file, with overrides.
+
+    Raises:
+        BackendError: unknown preset, or a file that is not a JSON object.
+    """
+    if spec in CONFIGS:
+        config = CONFIGS[spec]
+    elif Path(spec).is_file():
+        try:
+            config = TrainConfig.from_json(json.loads(Path(spec).read_text(encoding="utf-8")))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise BackendError(f"{spec} is not JSON: {error}", hint="Correct the file.") from error
+    else:
+        raise BackendError(
+            f"unknown training config {spec!r}",
+            hint=f"Give one of {', '.join(sorted(CONFIGS))}, or a JSON file.",
+        )
+    return config.with_overrides([*overrides, f"seed={seed}"])
+
+
+def _first_questions(
+    settings: Settings, store: Store, ls: LabelStudio, project: Project
+) -> int:
+    """Push the seeded random batch of a fresh project, or finish a push that was cut off."""
+    from ml_backend.worker import Worker
+
+    queries = store.queries(project.id)
+    if queries and all(q.status not in ("planned", "pushing") for q in queries):
+        return 0
+    Worker(Runtime(settings, store, ls)).push(project)
+    return len([q for q in store.queries(project.id, status="open") if q not in queries])

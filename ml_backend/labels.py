@@ -1,0 +1,51 @@
+"""Which labels training uses, and how many of them are new."""
+
+from __future__ import annotations
+
+from ml_backend.store import Store
+from training.regions import RegionId
+from training.snapshot import Snapshot
+
+TRAINABLE_KINDS = frozenset({"classes", "nothing"})
+
+
+def trainable_labels(store: Store, project_id: int) -> dict[RegionId, tuple[str, ...]]:
+    """Class names per labelled region; () for "Nothing listed".
+
+    The newest live annotation of a region counts. Skips and "Can't tell" are answers, but they say
+    nothing about classes, so they are left out; so is "Nothing listed" where the project has no
+    undefined class.
+    """
+    project = store.project(project_id)
+    undefined = project is not None and bool(project.schema_json.get("undefined", True))
+    queries = {q.id: q for q in store.queries(project_id)}
+    found: dict[RegionId, tuple[str, ...]] = {}
+    for query_id, label in store.effective_labels(project_id).items():
+        query = queries.get(query_id)
+        if query is None or label.kind not in TRAINABLE_KINDS:
+            continue
+        if label.kind == "nothing" and not undefined:
+            continue
+        found[RegionId(query.image_id, query.region_index)] = label.classes
+    return found
+
+
+def trained_labels(snapshot: Snapshot) -> dict[RegionId, tuple[str, ...]]:
+    """The labels a snapshot was made of, in the form of `trainable_labels`."""
+    names = snapshot.classes
+    return {
+        RegionId(item.image_id, index): tuple(names[c] for c in classes if c < len(names))
+        for item in snapshot.items
+        for index, classes in item.labels.items()
+    }
+
+
+def count_changes(
+    now: dict[RegionId, tuple[str, ...]], before: dict[RegionId, tuple[str, ...]]
+) -> int:
+    """Labels that were added, changed or withdrawn; the order of ticks does not matter."""
+    added_or_changed = sum(
+        region not in before or set(before[region]) != set(classes)
+        for region, classes in now.items()
+    )
+    return added_or_changed + sum(region not in now for region in before)

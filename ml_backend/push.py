@@ -1,0 +1,187 @@
+"""Questions into Label Studio: planned, pushed in pages, never twice; open ones scored anew."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from label_config import ClassSchema
+from ml_backend.errors import LabelStudioError
+from ml_backend.label_studio import LabelStudio
+from ml_backend.locks import file_lock, project_lock
+from ml_backend.media import picture_urls
+from ml_backend.predictions import region_prediction
+from ml_backend.queries import plan_queries, pretick
+from ml_backend.settings import Settings
+from ml_backend.store import Project, Query, Store
+from ml_backend.tasks import task_payload
+from training.pool_scores import PoolScores
+from training.regions import RegionId
+
+log = logging.getLogger(__name__)
+
+PAGE = 500  # Label Studio's own import batch
+
+
+def push_questions(
+    settings: Settings,
+    store: Store,
+    ls: LabelStudio,
+    project: Project,
+    *,
+    after_round: int,
+    scores: PoolScores,
+    top_up: bool = False,
+) -> int:
+    """Plan and push the questions that follow a round; doing it again pushes nothing twice.
+
+    Planned rows come first (one transaction), then pages of tasks. A page is marked before it is
+    sent, so that a page whose answer was lost is looked up in Label Studio and adopted.
+
+    Args:
+        after_round: the round whose version scored the pool; 0 before the first training.
+        top_up: choose again where every question of this batch was handled without a usable label.
+
+    Returns:
+        How many regions were pushed by this call.
+    """
+    version = f"r{after_round}"
+    with file_lock(project_lock(settings.home, project.id), what=f"push of project {project.id}"):
+        adopt_uncertain(store, ls, project.id)
+        batch = store.queries(project.id, round=after_round + 1)
+        waiting = ("planned", "open")
+        if not batch or (top_up and not any(q.status in waiting for q in batch)):
+            _plan(store, project, after_round + 1, version, scores)
+        pushed = 0
+        planned = store.queries(project.id, status="planned")
+        planned.sort(key=lambda q: (-q.score, q.image_id, q.region_index))
+        for start in range(0, len(planned), PAGE):
+            pushed += _push_page(settings, store, ls, project, planned[start : start + PAGE])
+        _rescore_open(store, ls, project, version, scores)
+        _activate(store, ls, project, version)
+    return pushed
+
+
+def _plan(
+    store: Store, project: Project, round_number: int, version: str, scores: PoolScores
+) -> None:
+    queries = store.queries(project.id)
+    open_clicks = sum(q.expected_clicks for q in queries if q.status in ("open", "planned"))
+    planned = plan_queries(
+        project,
+        store.images(project.id, split="pool", status="ready"),
+        {RegionId(q.image_id, q.region_index) for q in queries},
+        scores,
+        ClassSchema.from_json(project.schema_json).names,
+        round_number=round_number,
+        model_version=version,
+        budget_clicks=project.budget_clicks - open_clicks,
+    )
+    store.plan_queries(planned)
+    log.info("project %s: %s questions planned for round %s", project.id, len(planned), round_number)
+
+
+def adopt_uncertain(store: Store, ls: LabelStudio, project_id: int) -> int:
+    """Resolve pages whose import may or may not have happened, by asking Label Studio.
+
+    A region that has a task there is adopted; more than one task for it (two imports raced) keeps
+    the oldest, and the copies nobody answered are deleted; a region without a task is planned again.
+    """
+    uncertain = store.queries(project_id, status="pushing")
+    if not uncertain:
+        return 0
+    wanted = {str(RegionId(q.image_id, q.region_index)): q for q in uncertain}
+    tasks: dict[str, list[int]] = {}
+    for task in ls.tasks(project_id, with_annotations=False):
+        region = str(task.get("data", {}).get("region", ""))
+        if region in wanted:
+            tasks.setdefault(region, []).append(int(task["id"]))
+    found = {wanted[region].id: min(ids) for region, ids in tasks.items()}
+    copies = [i for ids in tasks.values() for i in sorted(ids)[1:]]
+    if copies:
+        log.warning("project %s: deleting %s tasks pushed twice", project_id, len(copies))
+        ls.delete_tasks(project_id, copies)
+    store.set_task_ids(found)
+    store.set_query_status([q.id for q in uncertain if q.id not in found], "planned")
+    log.info("project %s: adopted %s of %s uncertain tasks", project_id, len(found), len(uncertain))
+    return len(found)
+
+
+def _push_page(
+    settings: Settings, store: Store, ls: LabelStudio, project: Project, page: Sequence[Query]
+) -> int:
+    schema = ClassSchema.from_json(project.schema_json)
+    files = {i.image_id: i.source for i in store.images(project.id)}
+    payloads = [
+        task_payload(
+            query,
+            picture_urls(settings, query),
+            region_prediction(query, schema, project.template, query.model_version),
+            image=files.get(query.image_id, ""),
+        )
+        for query in page
+    ]
+    store.set_query_status([q.id for q in page], "pushing")
+    task_ids = ls.import_tasks(project.id, payloads)
+    if len(task_ids) != len(page):
+        raise LabelStudioError(
+            f"Label Studio made {len(task_ids)} tasks of {len(page)}",
+            hint="The questions stay marked; the next try looks them up and adopts them.",
+        )
+    store.set_task_ids({q.id: t for q, t in zip(page, task_ids, strict=True)})
+    return len(page)
+
+
+def _rescore_open(
+    store: Store, ls: LabelStudio, project: Project, version: str, scores: PoolScores
+) -> None:
+    """Give open questions of older rounds the score and ticks of the new version.
+
+    Only predictions of the project's current version take part in the order, so a question without
+    one would come after all others.
+    """
+    schema = ClassSchema.from_json(project.schema_json)
+    stale = [
+        q
+        for q in store.queries(project.id, status="open")
+        if q.model_version != version and q.task_id is not None and q.image_id in scores
+    ]
+    for start in range(0, len(stale), PAGE):
+        page = stale[start : start + PAGE]
+        renewed = [_renew(q, project, schema, version, scores) for q in page]
+        # An earlier try may have been cut off after Label Studio took the page.
+        have = ls.tasks_with_prediction(project.id, [q.task_id for q in page if q.task_id], version)
+        ls.import_predictions(
+            project.id,
+            [
+                {"task": q.task_id, **region_prediction(q, schema, project.template, version)}
+                for q in renewed
+                if q.task_id not in have
+            ],
+        )
+        store.update_query_scores(renewed)
+
+
+def _renew(
+    query: Query, project: Project, schema: ClassSchema, version: str, scores: PoolScores
+) -> Query:
+    from dataclasses import replace
+
+    row = scores[query.image_id]
+    return replace(
+        query,
+        score=float(row.score[query.region_index]),
+        expected_clicks=float(row.expected_clicks[query.region_index]),
+        preticks=pretick(row.presence[query.region_index], schema.names) if project.preticks else (),
+        model_version=version,
+    )
+
+
+def _activate(store: Store, ls: LabelStudio, project: Project, version: str) -> None:
+    """Make the version the one whose scores order the queue, here and in Label Studio."""
+    if not store.queries(project.id, status="open"):
+        # Label Studio accepts only a version that some prediction carries.
+        store.update_project(project.id, model_version=version)
+        return
+    ls.update_project(project.id, model_version=version)
+    store.update_project(project.id, model_version=version)

@@ -1,0 +1,94 @@
+"""Scores of the pool and a click budget -> the next region queries. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ml_backend.store import Image, Project, Query
+from training.regions import RegionId
+
+if TYPE_CHECKING:
+    from training.pool_scores import PoolScores
+
+# A class is ticked in advance where it is predicted on at least this share of the region.
+PRETICK_SHARE = 0.10
+
+
+def plan_queries(
+    project: Project,
+    images: Sequence[Image],
+    asked: Collection[RegionId],
+    scores: PoolScores,
+    names: Sequence[str],
+    *,
+    round_number: int,
+    model_version: str,
+    budget_clicks: float,
+) -> list[Query]:
+    """The regions to ask next, best first.
+
+    Regions are taken in descending score until their expected clicks exceed the budget
+    (algorithm: the region that crosses it is still taken); those asked before, and those that no
+    score was given, are left out. Equal scores fall in the order of `RegionId`, so that equal
+    input gives an equal queue.
+
+    Returns:
+        Queries with status "planned"; empty where the pool or the budget is used up.
+    """
+    from training.acquisition import select
+
+    rows = _pool_rows(images, asked, scores)
+    if not rows or budget_clicks <= 0:
+        return []
+    values = np.array([scores[i.image_id].score[r] for i, r in rows], dtype=np.float64)
+    cost = np.array([scores[i.image_id].expected_clicks[r] for i, r in rows], dtype=np.float64)
+    chosen = select(values, cost, budget_clicks)
+    queries = []
+    for position in np.asarray(chosen).tolist():
+        image, region = rows[position]
+        presence = scores[image.image_id].presence[region]
+        queries.append(
+            Query(
+                id=0,
+                project_id=project.id,
+                image_id=image.image_id,
+                region_index=region,
+                regions_hash=image.regions_hash,
+                round=round_number,
+                status="planned",
+                task_id=None,
+                score=float(values[position]),
+                expected_clicks=float(cost[position]),
+                preticks=pretick(presence, names) if project.preticks else (),
+                model_version=model_version,
+            )
+        )
+    return queries
+
+
+def _pool_rows(
+    images: Sequence[Image], asked: Collection[RegionId], scores: PoolScores
+) -> list[tuple[Image, int]]:
+    """Regions that can be asked, in the order of their `RegionId`."""
+    return [
+        (image, region)
+        for image in sorted(images, key=lambda i: i.image_id)
+        if image.image_id in scores
+        for region in range(image.region_count)
+        if RegionId(image.image_id, region) not in asked
+        and np.isfinite(scores[image.image_id].score[region])
+    ]
+
+
+def pretick(presence: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
+    """Names of the classes predicted on enough of a region.
+
+    Args:
+        presence: share of the region's pixels per class, (K,); an undefined class comes last and is
+            never ticked in advance, since "Nothing listed" would hide what is there.
+        names: the real classes, K or K - 1 of them.
+    """
+    return tuple(name for name, share in zip(names, presence, strict=False) if share >= PRETICK_SHARE)

@@ -1,0 +1,280 @@
+"""The steps of a round as plain functions: each leaves one thing behind and may run twice.
+
+    reconcile -> snapshot -> train (stage 1, pseudo labels, stage 2) -> publish -> score -> push
+
+The durable engine that calls them is in `workflow`; nothing here knows it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from label_config import ClassSchema
+from ml_backend.errors import BackendError, NotFound
+from ml_backend.ingest import apply_event
+from ml_backend.label_studio import LabelStudio
+from ml_backend.labels import trainable_labels
+from ml_backend.push import push_questions
+from ml_backend.reconcile import reconcile
+from ml_backend.settings import Settings
+from ml_backend.store import Image, Project, Store, VersionRow
+from training.errors import SnapshotError, TrainingError
+from training.snapshot import HeldoutItem, Snapshot, SnapshotItem, write_snapshot
+
+if TYPE_CHECKING:
+    from training.rounds import Progress
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 1.0
+TRAIN_ACTIONS = ("START_TRAINING", "TRAIN_REQUESTED")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the steps work with."""
+
+    settings: Settings
+    store: Store
+    ls: LabelStudio
+
+    def project(self, project_id: int) -> Project:
+        """The project's row.
+
+        Raises:
+            NotFound: no such project here.
+        """
+        project = self.store.project(project_id)
+        if project is None:
+            raise NotFound(f"project {project_id} is unknown here", hint="Run `pixbal init` first.")
+        return project
+
+    def snapshot_dir(self, project_id: int, number: int) -> Path:
+        """Frozen training input of a round."""
+        return self.settings.home / "snapshots" / f"p{project_id}" / f"r{number}"
+
+    def version_dir(self, project_id: int, number: int) -> Path:
+        """Weights, config and metrics of a round."""
+        return self.settings.home / "versions" / f"p{project_id}" / version_name(number)
+
+    def scores_path(self, project_id: int, number: int) -> Path:
+        """Scores of the whole pool by the version of a round; round 0 is the random start."""
+        return self.settings.home / "scores" / f"p{project_id}" / f"{version_name(number)}.npz"
+
+
+def version_name(number: int) -> str:
+    """Name of a round's model version in Label Studio; "r0" stands for "no model yet"."""
+    return f"r{number}"
+
+
+def apply_pending_events(store: Store) -> int:
+    """Apply every stored event; one that fails is kept with its error and never blocks the rest.
+
+    Requests to train are left to the worker, which decides on them when no round runs.
+    """
+    applied = 0
+    while events := store.pending_events(limit=500, without=TRAIN_ACTIONS):
+        for event in events:
+            error: str | None = None
+            try:
+                apply_event(store, event)
+            except BackendError as failure:
+                error = str(failure)
+                log.warning("event %s (%s) kept aside: %s", event.id, event.action, failure)
+            store.finish_event(event.id, error=error)
+            applied += 1
+    return applied
+
+
+def reconcile_labels(runtime: Runtime, project_id: int, number: int) -> int:
+    """Bring the label store to what Label Studio says; returns the labels that training can use."""
+    runtime.store.update_round(project_id, number, state="reconciling")
+    apply_pending_events(runtime.store)
+    report = reconcile(runtime.store, runtime.ls, project_id, datetime.now(UTC))
+    log.info("round %s: reconciled %s", number, report)
+    return len(trainable_labels(runtime.store, project_id))
+
+
+def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
+    """Freeze the labels of a round; a snapshot from an earlier try is used again.
+
+    Raises:
+        SnapshotError: there is no label to train on.
+    """
+    store = runtime.store
+    store.update_round(project_id, number, state="snapshot")
+    out = runtime.snapshot_dir(project_id, number)
+    project = runtime.project(project_id)
+    if out.exists():
+        try:
+            snapshot = Snapshot.load(out)
+        except SnapshotError as error:
+            log.warning("round %s: snapshot of an earlier try is damaged, made anew: %s", number, error)
+            shutil.rmtree(out)
+        else:
+            _record_labels(runtime, project, number)
+            return str(snapshot.path)
+    schema = ClassSchema.from_json(project.schema_json)
+    images = {i.image_id: i for i in store.images(project_id, split="pool", status="ready")}
+    labels = trainable_labels(store, project_id)
+    by_image: dict[str, dict[int, list[int]]] = {}
+    for region, classes in labels.items():
+        indices = [schema.index(name) for name in classes] or [len(schema.names)]
+        by_image.setdefault(region.image_id, {})[region.index] = indices
+    items = [
+        SnapshotItem(image_id, Path(images[image_id].path), Path(images[image_id].regions_path), regions)
+        for image_id, regions in sorted(by_image.items())
+        if image_id in images
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    snapshot = write_snapshot(
+        out,
+        classes=schema.names,
+        undefined=schema.undefined,
+        items=items,
+        heldout=[_heldout(i) for i in store.images(project_id, split="heldout", status="ready")],
+    )
+    _record_labels(runtime, project, number)
+    return str(snapshot.path)
+
+
+def _record_labels(runtime: Runtime, project: Project, number: int) -> None:
+    clicks = runtime.store.clicks(project.id)
+    labels = len(trainable_labels(runtime.store, project.id))
+    runtime.store.update_round(project.id, number, labels=labels, clicks=clicks)
+
+
+def _heldout(image: Image) -> HeldoutItem:
+    if image.mask_path is None:
+        raise BackendError(
+            f"held-out image {image.source} has no mask",
+            hint="Import it with its mask: `pixbal init --heldout FOLDER` (images/ and masks/).",
+        )
+    return HeldoutItem(image.image_id, Path(image.path), Path(image.mask_path))
+
+
+def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -> str:
+    """Both stages; goes on from the last checkpoint of an earlier try. Returns the version folder."""
+    from training.config import TrainConfig
+    from training.rounds import run_round  # imports torch
+
+    project = runtime.project(project_id)
+    settings = runtime.settings
+    config = TrainConfig.from_json(
+        {**project.train_config, "device": settings.device, "threads": settings.threads}
+    )
+    out = runtime.version_dir(project_id, number)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    report = _progress_writer(runtime.store, project_id, number)
+    version = run_round(
+        Path(snapshot), config, out, resume=True, progress=report, name=version_name(number)
+    )
+    return str(version.path)
+
+
+def _progress_writer(store: Store, project_id: int, number: int) -> Callable[[Progress], None]:
+    """Write progress to the round's record, at most once a second and at each change of stage."""
+    last_stage = ""
+    last_time = 0.0
+
+    def write(progress: Progress) -> None:
+        nonlocal last_stage, last_time
+        now = time.monotonic()
+        if progress.stage == last_stage and now - last_time < PROGRESS_EVERY_S:
+            return
+        if progress.stage != last_stage:
+            log.info("round %s: %s", number, progress.stage)
+        last_stage, last_time = progress.stage, now
+        store.update_round(
+            project_id,
+            number,
+            state=progress.stage,
+            stage=progress.stage,
+            epoch=progress.epoch,
+            step=progress.step,
+            steps=progress.steps,
+            loss=progress.loss,
+            eta_s=progress.eta_s,
+        )
+
+    return write
+
+
+def publish_version(runtime: Runtime, project_id: int, number: int, folder: str) -> str:
+    """Record the version; from here on it serves predictions. Returns its name."""
+    from training.versions import Version
+
+    runtime.store.update_round(project_id, number, state="publishing")
+    version = Version.load(Path(folder))
+    runtime.store.add_version(
+        VersionRow(
+            project_id=project_id,
+            name=version.name,
+            round=number,
+            path=str(version.path),
+            metrics=dict(version.metrics),
+            weights_hash=version.weights_hash,
+            created_at=datetime.now(UTC),
+        )
+    )
+    runtime.store.update_round(project_id, number, version=version.name)
+    return version.name
+
+
+def score_round(runtime: Runtime, project_id: int, number: int) -> str:
+    """Score the whole pool with the version of a round; 0 = the seeded random start."""
+    from training.config import TrainConfig
+    from training.scoring import PoolImage, score_pool
+    from training.versions import Version
+
+    if number > 0:
+        runtime.store.update_round(project_id, number, state="scoring")
+    project = runtime.project(project_id)
+    out = runtime.scores_path(project_id, number)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    version = Version.load(runtime.version_dir(project_id, number)) if number > 0 else None
+    pool = [
+        PoolImage(i.image_id, Path(i.path), Path(i.regions_path))
+        for i in runtime.store.images(project_id, split="pool", status="ready")
+    ]
+    config = TrainConfig.from_json(
+        {
+            **project.train_config,
+            "device": runtime.settings.device,
+            "threads": runtime.settings.threads,
+        }
+    )
+    score_pool(version, pool, config, seed=project.seed + number, out=out)
+    return str(out)
+
+
+def push_round(runtime: Runtime, project_id: int, number: int) -> int:
+    """Choose and push the questions after a round; returns how many regions were pushed."""
+    from training.pool_scores import PoolScores
+
+    if number > 0:
+        runtime.store.update_round(project_id, number, state="pushing")
+    scores = PoolScores.load(runtime.scores_path(project_id, number))
+    return push_questions(
+        runtime.settings,
+        runtime.store,
+        runtime.ls,
+        runtime.project(project_id),
+        after_round=number,
+        scores=scores,
+    )
+
+
+def reason_of(error: BaseException) -> str:
+    """What failed, for the round's record: the type, the message, and what to do."""
+    hint = getattr(error, "hint", "")
+    text = str(error) or type(error).__name__
+    kind = "" if isinstance(error, BackendError | TrainingError) else f"{type(error).__name__}: "
+    return f"{kind}{text}" + (f" {hint}" if hint and hint not in text else "")

@@ -1,0 +1,77 @@
+"""What `pixbal status` shows, as values and as tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from ml_backend.errors import NotFound
+from ml_backend.settings import Settings
+from ml_backend.store import Store
+
+
+def project_status(settings: Settings, store: Store, project_id: int) -> dict[str, Any]:
+    """Counts, rounds and versions of a project; no secret is among them."""
+    project = store.project(project_id)
+    if project is None:
+        raise NotFound(f"project {project_id} is unknown here", hint="See `pixbal status`.")
+    images = store.images(project_id)
+    labels = store.effective_labels(project_id)
+    return {
+        "project": project_id,
+        "title": project.title,
+        "url": f"{settings.label_studio_url}/projects/{project_id}/data",
+        "template": project.template,
+        "method": project.method,
+        "side_px": project.side_px,
+        "model_version": project.model_version,
+        "images": dict(Counter(f"{i.split} {i.status}" for i in images)),
+        "refused": [{"image": i.source, "why": i.reason} for i in images if i.status != "ready"],
+        "regions": sum(i.region_count for i in images if i.split == "pool"),
+        "questions": dict(Counter(q.status for q in store.queries(project_id))),
+        "labels": dict(Counter(label.kind for label in labels.values())),
+        "clicks": store.clicks(project_id),
+        "rounds": [asdict(r) for r in store.rounds(project_id)],
+        "versions": [asdict(v) for v in store.versions(project_id)],
+        "events_kept_aside": [
+            {"event": e.id, "action": e.action, "why": e.error}
+            for e in store.failed_events()
+            if e.project_id == project_id
+        ],
+    }
+
+
+def status_tables(status: dict[str, Any]) -> list[Table]:
+    """The status for a terminal: one table of counts, one of rounds."""
+    counts = Table(title=f"Project {status['project']}: {escape(status['title'])}", show_header=False)
+    for key in ("url", "method", "side_px", "model_version", "regions", "clicks"):
+        counts.add_row(key, escape(str(status[key])))
+    for key in ("images", "questions", "labels"):
+        text = ", ".join(f"{n} {name}" for name, n in sorted(status[key].items())) or "none"
+        counts.add_row(key, escape(text))
+    for refused in status["refused"][:5]:
+        counts.add_row("refused", escape(f"{refused['image']}: {refused['why']}"))
+    rounds = Table(title="Rounds")
+    for column in ("round", "state", "progress", "loss", "ETA", "labels", "clicks", "mIoU", "error"):
+        rounds.add_column(column)
+    metrics = {v["round"]: v["metrics"] for v in status["versions"]}
+    for row in status["rounds"]:
+        miou = metrics.get(row["number"], {}).get("miou")
+        done = row["state"] in ("done", "failed")
+        step = "" if done or not row["steps"] else f"{row['step']}/{row['steps']}"
+        rounds.add_row(
+            str(row["number"]),
+            row["state"],
+            step,
+            "" if done or row["loss"] is None else f"{row['loss']:.3f}",
+            "" if done or row["eta_s"] is None else f"{row['eta_s']:.0f} s",
+            str(row["labels"] or ""),
+            str(row["clicks"] or ""),
+            "" if miou is None else f"{miou:.3f}",
+            escape(row["error"] or ""),
+        )
+    return [counts, rounds]

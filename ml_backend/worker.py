@@ -1,0 +1,236 @@
+"""The worker process: applies events, reconciles, decides, and runs the durable rounds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ml_backend import round_steps, workflow
+from ml_backend.errors import BackendError
+from ml_backend.label_studio import LabelStudio
+from ml_backend.labels import count_changes, trainable_labels, trained_labels
+from ml_backend.locks import file_lock
+from ml_backend.logs import configure_logging
+from ml_backend.push import push_questions
+from ml_backend.reconcile import reconcile
+from ml_backend.round_steps import Runtime
+from ml_backend.settings import Settings
+from ml_backend.state import CycleState, Step, next_step
+from ml_backend.store import Event, Project, Round, Store
+from training.errors import SnapshotError, TrainingError
+from training.pool_scores import PoolScores
+from training.regions import RegionId
+from training.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+# Between two decisions nothing may have come in; look anyway, since time passes and files change.
+DECIDE_EVERY_S = 10.0
+
+
+@dataclass
+class Worker:
+    """One per home. `run` blocks until it is told to stop."""
+
+    runtime: Runtime
+    stop: threading.Event = field(default_factory=threading.Event)
+    _reconciled: dict[int, float] = field(default_factory=dict)
+    _decided: float = 0.0
+    _trained: dict[tuple[int, int], dict[RegionId, tuple[str, ...]]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Take up what was running, then poll until stopped."""
+        self.requeue()
+        log.info("worker ready: home %s", self.runtime.settings.home)
+        while not self.stop.is_set():
+            self.heartbeat()
+            try:
+                self.tick()
+            except BackendError as error:
+                log.warning("%s", error)
+            except Exception:
+                log.exception("the worker goes on after an unexpected error")
+            self.stop.wait(self.runtime.settings.poll_s)
+
+    def heartbeat(self) -> None:
+        """Say that the worker is alive; `pixbal doctor` and the health check read it."""
+        path = self.runtime.settings.home / "worker.heartbeat"
+        temporary = path.with_suffix(".new")
+        temporary.write_text(f"{time.time():.3f}\n", encoding="ascii")
+        os.replace(temporary, path)
+
+    def requeue(self) -> None:
+        """Queue again every round whose row was written and whose workflow was not."""
+        for project in self.runtime.store.projects():
+            for row in self.runtime.store.rounds(project.id):
+                if row.state not in ("done", "failed"):
+                    workflow.start(row)
+
+    def tick(self) -> None:
+        """One look: events, reconciliation, then what each project needs."""
+        store = self.runtime.store
+        came = round_steps.apply_pending_events(store)
+        found = self._reconcile_due()
+        requests = self._requests()
+        now = time.monotonic()
+        if not (came or found or requests) and now - self._decided < DECIDE_EVERY_S:
+            return
+        self._decided = now
+        for project in store.projects():
+            if project.template != "image_masks":
+                self.advance(project)
+
+    def _requests(self) -> list[Event]:
+        return self.runtime.store.pending_events(actions=round_steps.TRAIN_ACTIONS)
+
+    def _reconcile_due(self) -> bool:
+        """Ask Label Studio what the webhooks may have lost; True if labels changed."""
+        changed = False
+        now = time.monotonic()
+        for project in self.runtime.store.projects():
+            last = self._reconciled.get(project.id, -self.runtime.settings.reconcile_s)
+            if project.template == "image_masks" or now - last < self.runtime.settings.reconcile_s:
+                continue
+            self._reconciled[project.id] = now
+            report = reconcile(self.runtime.store, self.runtime.ls, project.id, datetime.now(UTC))
+            if report.changed or report.deleted:
+                log.info("project %s: found by reconciliation: %s", project.id, report)
+                changed = True
+        return changed
+
+    def state(self, project: Project) -> CycleState:
+        """Count what `next_step` decides on."""
+        store = self.runtime.store
+        rounds = store.rounds(project.id)
+        last = rounds[-1] if rounds else None
+        labels = trainable_labels(store, project.id)
+        queries = store.queries(project.id)
+        by_status: dict[str, int] = {}
+        for query in queries:
+            by_status[query.status] = by_status.get(query.status, 0) + 1
+        pool = store.images(project.id, split="pool", status="ready")
+        done = [r for r in rounds if r.state == "done"]
+        before = self._labels_of(done[-1]) if done else {}
+        return CycleState(
+            running=last is not None and last.state not in ("done", "failed"),
+            requested=any(e.project_id == project.id for e in self._requests()),
+            open_queries=by_status.get("open", 0),
+            unpushed_queries=by_status.get("planned", 0) + by_status.get("pushing", 0),
+            pool_left=sum(i.region_count for i in pool) - len(queries),
+            trainable=len(labels),
+            new_labels=count_changes(labels, before),
+            train_every=project.train_every,
+            failed=last is not None and last.state == "failed",
+        )
+
+    def _labels_of(self, row: Round) -> dict[RegionId, tuple[str, ...]]:
+        key = (row.project_id, row.number)
+        if key not in self._trained:
+            path = self.runtime.snapshot_dir(*key)
+            try:
+                self._trained[key] = trained_labels(Snapshot.load(path))
+            except SnapshotError as error:
+                log.warning("snapshot of round %s cannot be read, so all labels are new: %s", row.number, error)
+                self._trained[key] = {}
+        return self._trained[key]
+
+    def advance(self, project: Project) -> Step:
+        """Do the one thing that the project needs."""
+        state = self.state(project)
+        step = next_step(state)
+        if step is Step.TRAIN:
+            self.start_round(project, "request" if state.requested else "labels")
+        elif step is Step.PUSH:
+            self.push(project)
+        if state.requested and not state.running:
+            if step is not Step.TRAIN:
+                log.info("project %s: asked to train, but no label is new", project.id)
+            for event in self._requests():
+                if event.project_id == project.id:
+                    self.runtime.store.finish_event(event.id)
+        return step
+
+    def start_round(self, project: Project, trigger: str) -> None:
+        """Record the round, then queue it; killed in between, `requeue` queues it."""
+        store = self.runtime.store
+        rounds = store.rounds(project.id)
+        last = rounds[-1] if rounds else None
+        if last is not None and last.state == "failed":
+            attempt = last.attempts + 1
+            number = last.number
+            self._clear_unfinished(project.id, number)
+            key = workflow.workflow_id(project.id, number, attempt)
+            store.update_round(
+                project.id, number, state="queued", attempts=attempt, workflow_id=key,
+                error=None, finished_at=None,
+            )  # fmt: skip
+        else:
+            number = last.number + 1 if last else 1
+            key = workflow.workflow_id(project.id, number, 1)
+            if not store.start_round(project.id, number, trigger, key):
+                return
+        row = store.round(project.id, number)
+        if row is not None:
+            log.info("project %s: round %s queued (%s)", project.id, number, trigger)
+            workflow.start(row)
+
+    def _clear_unfinished(self, project_id: int, number: int) -> None:
+        """Before another try at a failed round: what trained is kept, what did not is made anew."""
+        version = self.runtime.version_dir(project_id, number)
+        if not version.exists():
+            shutil.rmtree(self.runtime.snapshot_dir(project_id, number), ignore_errors=True)
+            shutil.rmtree(version.with_name(version.name + ".partial"), ignore_errors=True)
+
+    def push(self, project: Project) -> None:
+        """Push the questions that follow the last finished round, outside a round."""
+        store = self.runtime.store
+        done = [r.number for r in store.rounds(project.id) if r.state == "done"]
+        number = done[-1] if done else 0
+        path = round_steps.score_round(self.runtime, project.id, number)
+        pushed = push_questions(
+            self.runtime.settings,
+            store,
+            self.runtime.ls,
+            project,
+            after_round=number,
+            scores=PoolScores.load(Path(path)),
+            top_up=True,
+        )
+        log.info("project %s: %s questions pushed", project.id, pushed)
+
+
+def main(settings: Settings) -> None:
+    """Run the worker until SIGTERM or SIGINT.
+
+    Raises:
+        Conflict: another worker holds this home.
+    """
+    configure_logging(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    store = Store.open(settings.database_url)
+    runtime = Runtime(settings, store, LabelStudio(settings.label_studio_url, settings.label_studio_api_key))
+    worker = Worker(runtime)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop.set())
+    with file_lock(settings.home / "worker.lock", what="the worker of this home", wait=False):
+        workflow.configure(runtime)
+        workflow.launch(settings)
+        try:
+            worker.run()
+        finally:
+            workflow.shut_down()
+            store.close()
+
+
+if __name__ == "__main__":
+    try:
+        main(Settings.from_env(os.environ))
+    except (BackendError, TrainingError) as problem:
+        raise SystemExit(str(problem)) from None
