@@ -45,6 +45,15 @@ class Dialects:
         insert: Insert = cls._inserts[connection.dialect.name](table)
         return insert
 
+    @staticmethod
+    def changes(connection: Connection, statement: Any, row: Mapping[str, Any]) -> bool:
+        """Run an `insert` of one row; whether it inserted or updated anything.
+
+        A row count would not tell: psycopg has none for an INSERT that SQLAlchemy lets return keys.
+        """
+        returning = statement.values(row).returning(*statement.table.primary_key)
+        return connection.execute(returning).first() is not None
+
 
 def chunks(items: Iterable[Row], size: int = CHUNK) -> Iterator[list[Row]]:
     """The items in lists of at most `size`."""

@@ -37,10 +37,11 @@ class Events(StorePart):
         }
         table = schema.event
         with self._write() as connection:
-            insert = Dialects.insert(connection, table).values(row)
-            done = connection.execute(insert.on_conflict_do_nothing(index_elements=["digest"]))
+            insert = Dialects.insert(connection, table)
+            insert = insert.on_conflict_do_nothing(index_elements=["digest"])
+            new = Dialects.changes(connection, insert, row)
             stored = connection.execute(select(table).where(table.c.digest == digest)).one()
-            return Event(*stored), bool(done.rowcount)
+            return Event(*stored), new
 
     def pending_events(
         self,
@@ -79,10 +80,12 @@ class Events(StorePart):
             if done.rowcount == 0:
                 raise NotFound(f"There is no event {event_id}.")
 
-    def failed_events(self, limit: int = 100) -> list[Event]:
-        """Events that were kept aside with an error, newest first."""
+    def failed_events(self, project_id: int | None = None, *, limit: int = 100) -> list[Event]:
+        """Events kept aside with an error, newest first; of one project or of all."""
         table = schema.event
         statement = select(table).where(table.c.error.is_not(None)).order_by(table.c.id.desc())
+        if project_id is not None:
+            statement = statement.where(table.c.project_id == project_id)
         with self._read() as connection:
             return [Event(*row) for row in connection.execute(statement.limit(limit))]
 

@@ -36,7 +36,7 @@ class Labels(StorePart):
             before = connection.execute(
                 select(table.c.query_id).where(table.c.annotation_id == label.annotation_id)
             ).scalar()
-            insert = Dialects.insert(connection, table).values(values(label))
+            insert = Dialects.insert(connection, table)
             new = insert.excluded
             allowed = and_(table.c.deleted.is_(False), new.updated_at > table.c.updated_at)
             if on_server:
@@ -48,7 +48,7 @@ class Labels(StorePart):
                 set_={c.name: c for c in new if c.name != "annotation_id"},
                 where=allowed,
             )
-            changed = bool(connection.execute(statement).rowcount)
+            changed = Dialects.changes(connection, statement, values(label))
             if changed:
                 touched = {q for q in (before, label.query_id) if q is not None}
                 refresh_statuses(connection, touched)

@@ -9,7 +9,7 @@ from sqlalchemy import case, select, update
 
 from ml_backend.errors import Conflict, NotFound
 from ml_backend.store import schema
-from ml_backend.store.base import Dialects, StorePart, check_fields, chunks, values
+from ml_backend.store.base import Dialects, StorePart, check_fields, values
 from ml_backend.store.rows import Image, Project, VersionRow
 
 
@@ -23,9 +23,8 @@ class Projects(StorePart):
             Conflict: it is recorded already.
         """
         with self._write() as connection:
-            insert = Dialects.insert(connection, schema.project)
-            done = connection.execute(insert.values(values(project)).on_conflict_do_nothing())
-            if done.rowcount == 0:
+            insert = Dialects.insert(connection, schema.project).on_conflict_do_nothing()
+            if not Dialects.changes(connection, insert, values(project)):
                 raise Conflict(
                     f"Project {project.id} is recorded already.",
                     "Use update_project, or another Label Studio project.",
@@ -62,18 +61,14 @@ class Projects(StorePart):
         A readable image that is recorded stays as it is, since its queries name its regions; one
         that could not be read before is replaced.
         """
-        changed = 0
         with self._write() as connection:
-            for chunk in chunks(images):
-                insert = Dialects.insert(connection, schema.image)
-                keys = ("project_id", "image_id", "split")
-                others = {c.name: c for c in insert.excluded if c.name not in keys}
-                statement = insert.on_conflict_do_update(
-                    index_elements=keys, set_=others, where=schema.image.c.status != "ready"
-                )
-                for row in chunk:
-                    changed += connection.execute(statement, values(row)).rowcount
-        return changed
+            insert = Dialects.insert(connection, schema.image)
+            keys = ("project_id", "image_id", "split")
+            others = {c.name: c for c in insert.excluded if c.name not in keys}
+            statement = insert.on_conflict_do_update(
+                index_elements=keys, set_=others, where=schema.image.c.status != "ready"
+            )
+            return sum(Dialects.changes(connection, statement, values(row)) for row in images)
 
     def images(
         self, project_id: int, *, split: str | None = None, status: str | None = None
@@ -132,9 +127,8 @@ class Projects(StorePart):
     def add_version(self, version: VersionRow) -> bool:
         """Record a published version; False where that name is recorded already."""
         with self._write() as connection:
-            insert = Dialects.insert(connection, schema.version)
-            done = connection.execute(insert.values(values(version)).on_conflict_do_nothing())
-            return bool(done.rowcount)
+            insert = Dialects.insert(connection, schema.version).on_conflict_do_nothing()
+            return Dialects.changes(connection, insert, values(version))
 
     def version(self, project_id: int, name: str) -> VersionRow | None:
         """The version of this name, or None."""

@@ -20,8 +20,8 @@ class Rounds(StorePart):
         """Record a round as queued; False where it is recorded already."""
         row = Round(project_id, number, trigger, workflow_id, "queued", started_at=_now())
         with self._write() as connection:
-            insert = Dialects.insert(connection, schema.round_).values(values(row))
-            return bool(connection.execute(insert.on_conflict_do_nothing()).rowcount)
+            insert = Dialects.insert(connection, schema.round_).on_conflict_do_nothing()
+            return Dialects.changes(connection, insert, values(row))
 
     def update_round(self, project_id: int, number: int, **changes: Any) -> None:
         """Change fields of a round.
