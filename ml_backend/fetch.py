@@ -1,0 +1,202 @@
+"""Fetching the file behind an address found in task data, which anybody may have written.
+
+Not the SDK's `get_local_path`: it loads a body of any size into memory, follows redirects without
+looking where they lead, and prefers files of whatever Label Studio data folder this account has.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, unquote, unquote_to_bytes, urljoin, urlsplit
+
+from ml_backend.errors import BackendError
+
+MAX_BYTES = 100_000_000
+MAX_REDIRECTS = 5
+CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
+_PORTS = {"http": 80, "https": 443}
+
+
+class FetchError(BackendError):
+    """The file cannot or must not be fetched."""
+
+    status = 502
+
+
+def resolve(host: str, port: int) -> list[str]:
+    """The IP addresses of a host name; FetchError if it has none."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise FetchError(f"The host {host!r} cannot be resolved: {error}.") from error
+    return [str(entry[4][0]) for entry in found]
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is on the public internet, also when wrapped into IPv6."""
+    ip = ipaddress.ip_address(address.split("%", 1)[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        # NAT64 and the mapped, 6to4 and Teredo forms all carry an IPv4 address to reach.
+        nat64 = ip in ipaddress.ip_network("64:ff9b::/96")
+        teredo = ip.teredo[1] if ip.teredo else None
+        inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if nat64 else None
+        inner = inner or ip.ipv4_mapped or ip.sixtofour or teredo
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port of an address, in lower case and with the default port filled in."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise FetchError(f"{url!r} has no valid port.") from error
+    return parts.scheme.lower(), (parts.hostname or "").lower(), port or _PORTS.get(parts.scheme)
+
+
+@dataclass(frozen=True)
+class Fetcher:
+    """Gets files from Label Studio with its token, and from public http(s) addresses without.
+
+    Attributes:
+        base_url: Label Studio; the only origin that sees the token and may be private.
+        headers: gives the headers with the token; called once per request to Label Studio.
+        resolve, allowed: how names become addresses and which may be connected to.
+    """
+
+    base_url: str
+    headers: Callable[[], Mapping[str, str]]
+    max_bytes: int = MAX_BYTES
+    timeout_s: float = 120.0
+    resolve: Callable[[str, int], list[str]] = resolve
+    allowed: Callable[[str], bool] = is_public
+
+    def fetch(self, url: str, task_id: int | None = None) -> bytes:
+        """The bytes behind `url`.
+
+        Args:
+            url: a data URI, a path of Label Studio (`/data/upload/..`, `/data/local-files/?d=..`),
+                a cloud address (`s3://..`, resolved by Label Studio for the task), or http(s).
+
+        Raises:
+            FetchError: another scheme, a private address, too large, too slow, or refused.
+        """
+        if url.startswith("data:"):
+            return self._capped(_data_uri(url))
+        target = self._target(url, task_id)
+        deadline = time.monotonic() + self.timeout_s
+        for _ in range(MAX_REDIRECTS + 1):
+            body, target = self._get(target, deadline)
+            if body is not None:
+                return body
+        raise FetchError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times.")
+
+    def _capped(self, body: bytes) -> bytes:
+        if len(body) > self.max_bytes:
+            raise FetchError(f"The file has {len(body)} bytes; at most {self.max_bytes} are taken.")
+        return body
+
+    def _target(self, url: str, task_id: int | None) -> str:
+        scheme = urlsplit(url).scheme.lower()
+        base = self.base_url.rstrip("/")
+        if scheme in CLOUD_SCHEMES:
+            if task_id is None:
+                raise FetchError(f"{_shown(url)} needs the task it belongs to.")
+            file = base64.urlsafe_b64encode(url.encode()).decode()
+            return f"{base}/tasks/{task_id}/presign/?fileuri={file}"
+        if scheme in _PORTS:
+            return url
+        if scheme or url.startswith("//"):
+            raise FetchError(
+                f"{_shown(url)} is not an address of an image.",
+                "Use http(s), a cloud storage that Label Studio knows, or an upload.",
+            )
+        path = url.lstrip("/")
+        path = f"data/{path}" if path.startswith("upload/") else path
+        if ".." in unquote(path).replace("\\", "/").split("/") or "\0" in unquote(path):
+            raise FetchError(f"{_shown(url)} steps out of its folder.")
+        return f"{base}/{path}"
+
+    def _get(self, url: str, deadline: float) -> tuple[bytes | None, str]:
+        """The body, or None and where the answer redirects to."""
+        import httpx
+
+        own = origin(url) == origin(self.base_url)
+        request_url, headers, extensions = (
+            (url, dict(self.headers()), {}) if own else self._pinned(urlsplit(url))
+        )
+        limits = httpx.Timeout(min(30.0, self.timeout_s))
+        try:
+            with (
+                # A proxy from the environment would look the name up again and undo the check.
+                httpx.Client(timeout=limits, trust_env=own, follow_redirects=False) as client,
+                client.stream(
+                    "GET", request_url, headers=headers, extensions=extensions
+                ) as response,
+            ):
+                if response.is_redirect:
+                    return None, urljoin(url, response.headers["location"])
+                if response.status_code != 200:
+                    raise FetchError(f"{_shown(url)} answered {response.status_code}.")
+                return self._read(response, url, deadline), url
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = str(error) or type(error).__name__
+            raise FetchError(f"{_shown(url)} cannot be fetched: {reason}.") from error
+
+    def _pinned(self, parts: SplitResult) -> tuple[str, dict[str, str], dict[str, Any]]:
+        """The request to the very address that was checked: a second lookup could differ."""
+        url = parts.geturl()
+        scheme, host, port = origin(url)
+        if scheme not in _PORTS or not host or port is None:
+            raise FetchError(f"{_shown(url)} is not an http(s) address.")
+        addresses = self.resolve(host, port)
+        refused = [a for a in addresses if not self.allowed(a)]
+        if refused or not addresses:
+            raise FetchError(
+                f"{_shown(url)} leads to {', '.join(refused) or 'nowhere'}, not a public address.",
+                "Images of a private network: import them, or add a storage in Label Studio. If "
+                "this is Label Studio itself, LABEL_STUDIO_URL must name it the same way.",
+            )
+        address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
+        pinned = parts._replace(netloc=f"{address}:{port}", fragment="").geturl()
+        named = f"[{host}]" if ":" in host else host
+        host_header = named if port == _PORTS[scheme] else f"{named}:{port}"
+        return pinned, {"Host": host_header}, {"sni_hostname": host}
+
+    def _read(self, response: Any, url: str, deadline: float) -> bytes:
+        declared = response.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            raise FetchError(f"{_shown(url)} has {declared} bytes; at most {self.max_bytes}.")
+        body = bytearray()
+        for chunk in response.iter_bytes():
+            body += chunk
+            if len(body) > self.max_bytes:
+                raise FetchError(f"{_shown(url)} has more than {self.max_bytes} bytes.")
+            if time.monotonic() > deadline:
+                raise FetchError(f"{_shown(url)} took longer than {self.timeout_s:g} s.")
+        return bytes(body)
+
+
+def _data_uri(url: str) -> bytes:
+    head, comma, body = url.partition(",")
+    try:
+        if not comma:
+            raise ValueError("no comma")
+        raw = unquote_to_bytes(body)
+        return base64.b64decode(raw, validate=True) if head.endswith(";base64") else raw
+    except (ValueError, binascii.Error) as error:
+        raise FetchError(f"A data URI cannot be read: {error}.") from error
+
+
+def _shown(url: str) -> str:
+    """The address without its query, which may hold a signature."""
+    return url.split("?", 1)[0][:200]

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+from http_stub import Reply, Request, Stub, replies
+
+from ml_backend.fetch import Fetcher, FetchError, is_public
+
+PIXELS = b"\x89PNG picture"
+TOKEN = {"Authorization": "Token secret"}
+
+
+def fetcher(base_url: str, **options: object) -> Fetcher:
+    return Fetcher(base_url, lambda: TOKEN, **options)  # type: ignore[arg-type]
+
+
+def anywhere(host: str, port: int) -> list[str]:
+    """Every name is this machine; with `allowed` it stands for the public internet."""
+    return ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.216.34", True),
+        ("2606:4700::1111", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:93.184.216.34", True),
+        ("64:ff9b::7f00:1", False),
+        ("2002:7f00:1::", False),
+    ],
+)
+def test_public_addresses(address: str, public: bool) -> None:
+    assert is_public(address) is public
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["/data/upload/7/a.png", "upload/7/a.png", "/upload/7/a.png"],
+)
+def test_uploads_come_from_label_studio_with_the_token(url: str) -> None:
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        assert fetcher(server.url).fetch(url) == PIXELS
+        assert server.requests[0].path == "/data/upload/7/a.png"
+        assert server.requests[0].headers["Authorization"] == "Token secret"
+
+
+def test_a_path_prefix_of_label_studio_is_kept() -> None:
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        fetcher(f"{server.url}/ls/").fetch("/data/local-files/?d=a/b.png")
+        assert server.requests[0].path == "/ls/data/local-files/?d=a/b.png"
+
+
+def test_label_studio_may_be_named_in_full() -> None:
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        assert fetcher(server.url).fetch(f"{server.url}/data/upload/7/a.png") == PIXELS
+        assert "Authorization" in server.requests[0].headers
+
+
+def test_a_cloud_address_is_resolved_by_label_studio_for_the_task() -> None:
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        fetcher(server.url).fetch("s3://bucket/a.png", task_id=5)
+        code = base64.urlsafe_b64encode(b"s3://bucket/a.png").decode()
+        assert server.requests[0].path == f"/tasks/5/presign/?fileuri={code}"
+        with pytest.raises(FetchError, match="needs the task"):
+            fetcher(server.url).fetch("s3://bucket/a.png")
+
+
+def test_a_data_uri_needs_no_server() -> None:
+    code = base64.b64encode(PIXELS).decode()
+    plain = fetcher("http://127.0.0.1:9")
+    assert plain.fetch(f"data:image/png;base64,{code}") == PIXELS
+    assert plain.fetch("data:text/plain,a%20b") == b"a b"
+    for broken in ("data:image/png;base64", "data:image/png;base64,@@@"):
+        with pytest.raises(FetchError, match="data URI"):
+            plain.fetch(broken)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://example.com/a.png",
+        "gopher://127.0.0.1:22/",
+        "javascript:alert(1)",
+        "//169.254.169.254/latest",
+        "/data/local-files/?d=../../etc/passwd",
+        "/data/local-files/?d=..%2F..%2Fetc/passwd",
+        "/data/upload/..\\..\\etc/passwd",
+        "/data/upload/a\0.png",
+    ],
+)
+def test_other_schemes_and_ways_out_are_refused(url: str) -> None:
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        with pytest.raises(FetchError):
+            fetcher(server.url).fetch(url)
+        assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "http://127.0.0.1:22/",
+        "http://[::1]/",
+        "http://2130706433/",
+        "http://localhost/",
+        "http://0x7f.1/",
+        "http://example.com:notaport/",
+    ],
+)
+def test_private_addresses_are_refused(url: str) -> None:
+    with pytest.raises(FetchError):
+        fetcher("http://10.255.0.1:8080").fetch(url)
+
+
+def test_another_port_of_label_studios_host_is_another_origin() -> None:
+    with Stub(replies(Reply(body=PIXELS))) as other, Stub(replies(Reply())) as server:
+        with pytest.raises(FetchError, match="not a public address"):
+            fetcher(server.url).fetch(f"{other.url}/a.png")
+        assert other.requests == []
+
+
+def test_a_redirect_is_checked_again() -> None:
+    with Stub(replies(Reply(body=PIXELS))) as inner:
+        there = Reply(302, headers={"Location": f"{inner.url}/secret"})
+        with Stub(replies(there)) as server:
+            with pytest.raises(FetchError, match="not a public address"):
+                fetcher(server.url).fetch("/data/upload/7/a.png")
+        assert inner.requests == []
+
+
+def test_a_redirect_to_storage_is_followed_without_the_token() -> None:
+    with Stub(replies(Reply(body=PIXELS))) as storage:
+        there = Reply(303, headers={"Location": f"http://bucket.example:{storage.port}/a?sig=1"})
+        with Stub(replies(there)) as server:
+            got = fetcher(server.url, resolve=anywhere, allowed=lambda address: True).fetch(
+                "s3://bucket/a.png", task_id=5
+            )
+        assert got == PIXELS
+        assert "Authorization" not in storage.requests[0].headers
+        assert storage.requests[0].headers["Host"] == f"bucket.example:{storage.port}"
+
+
+def test_the_checked_address_is_the_one_connected_to() -> None:
+    """DNS rebinding: the second lookup would lead inside, so there must be none."""
+    answers = [["127.0.0.1"], ["169.254.169.254"]]
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        found = fetcher(
+            "http://ls.example", resolve=lambda h, p: answers.pop(0), allowed=lambda a: True
+        ).fetch(f"http://images.example:{server.port}/a.png")
+    assert found == PIXELS
+    assert len(answers) == 1
+
+
+def test_one_private_address_among_public_ones_refuses_the_host() -> None:
+    mixed = fetcher("http://ls.example", resolve=lambda h, p: ["93.184.216.34", "10.0.0.1"])
+    with pytest.raises(FetchError, match=r"leads to 10\.0\.0\.1"):
+        mixed.fetch("http://images.example/a.png")
+
+
+def test_redirects_end() -> None:
+    def around(request: Request) -> Reply:
+        return Reply(302, headers={"Location": "/again"})
+
+    with Stub(around) as server:
+        with pytest.raises(FetchError, match="redirects more than 5 times"):
+            fetcher(server.url).fetch("/data/upload/7/a.png")
+        assert len(server.requests) == 6
+
+
+def test_the_byte_cap_holds_with_and_without_a_declared_length() -> None:
+    body = b"x" * 5000
+    declared = Reply(body=body, headers={"Content-Length": "5000"})
+    for reply in (declared, Reply(body=body)):
+        with Stub(replies(reply)) as server:
+            with pytest.raises(FetchError, match="4999"):
+                fetcher(server.url, max_bytes=4999).fetch("/data/upload/7/a.png")
+            assert fetcher(server.url, max_bytes=5000).fetch("/data/upload/7/a.png") == body
+
+
+def test_a_compressed_bomb_is_stopped_at_the_cap() -> None:
+    import gzip
+
+    bomb = Reply(body=gzip.compress(b"0" * 2_000_000), headers={"Content-Encoding": "gzip"})
+    with Stub(replies(bomb)) as server, pytest.raises(FetchError, match="more than 100000 bytes"):
+        fetcher(server.url, max_bytes=100_000).fetch("/data/upload/7/a.png")
+
+
+def test_errors_name_the_address_without_its_signature() -> None:
+    with Stub(replies(Reply(403))) as server:
+        with pytest.raises(FetchError, match="answered 403") as caught:
+            fetcher(server.url).fetch("/data/local-files/?d=secret.png")
+        assert "secret" not in str(caught.value)
+    with pytest.raises(FetchError, match="cannot be fetched"):
+        fetcher(server.url).fetch("/data/upload/7/a.png")
