@@ -1,0 +1,148 @@
+"""Whole-image masks for projects with brush labels. Torch is imported at the first prediction."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from label_config import ClassSchema
+from label_config.brush import mask_result
+from ml_backend.errors import BackendError, NotReady
+from ml_backend.predictions import no_prediction
+from ml_backend.settings import Settings
+from ml_backend.store import Image, Project, Store, VersionRow
+from training.errors import TrainingError
+from training.images import read_image
+
+if TYPE_CHECKING:
+    from training.model import SegmentationModel
+
+log = logging.getLogger(__name__)
+
+# One prediction at a time: two threads of one model need twice the memory and are not faster.
+_lock = threading.Lock()
+_loaded: tuple[str, SegmentationModel] | None = None
+
+
+def serving_version(store: Store, project: Project) -> VersionRow:
+    """The version that draws a project's masks: its own newest one, else that of the newest
+    project with the same classes.
+
+    Raises:
+        NotReady: none is published yet.
+    """
+    names = ClassSchema.from_json(project.schema_json).names
+    same = [
+        other
+        for other in store.projects()
+        if other.id == project.id or ClassSchema.from_json(other.schema_json).names == names
+    ]
+    same.sort(key=lambda other: (other.id == project.id, other.created_at))
+    for other in reversed(same):
+        versions = store.versions(other.id)
+        if versions:
+            return versions[-1]
+    raise NotReady(
+        f"No model version with the classes of project {project.id} is published yet.",
+        "Finish a round of a region project with the same classes first.",
+    )
+
+
+def mask_predictions(
+    settings: Settings, store: Store, project: Project, tasks: list[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """One brush prediction per task, from the newest model.
+
+    An image that is not stored here, or cannot be read, gets an empty prediction: one bad task
+    must not take the others with it.
+
+    Raises:
+        NotReady: no model version is published yet.
+    """
+    version = serving_version(store, project)
+    schema = ClassSchema.from_json(project.schema_json)
+    return [_one(settings, store, project, version, schema, task) for task in tasks]
+
+
+def _one(
+    settings: Settings,
+    store: Store,
+    project: Project,
+    version: VersionRow,
+    schema: ClassSchema,
+    task: Mapping[str, Any],
+) -> dict[str, Any]:
+    empty = no_prediction(version.name)
+    image = find_image(store, (project.id, version.project_id), task)
+    if image is None or image.status != "ready":
+        log.warning("project %s: task %s shows no stored image", project.id, task.get("id"))
+        return empty
+    try:
+        pixels = read_image(Path(image.path), max_pixels=settings.max_pixels)
+    except (TrainingError, OSError) as error:
+        log.warning("project %s: task %s: %s", project.id, task.get("id"), error)
+        return empty
+    mask = _predict(settings, version, pixels)
+    height, width = mask.shape
+    masks = {
+        name: np.equal(mask, index).astype(np.uint8).tobytes()
+        for index, name in enumerate(schema.names)
+        if np.any(mask == index)
+    }
+    return {**empty, "result": mask_result(masks, width, height, schema)}
+
+
+def find_image(store: Store, project_ids: tuple[int, ...], task: Mapping[str, Any]) -> Image | None:
+    """The stored image a task shows: by task id, by `data.image_id`, or by a source that equals
+    one of its data values."""
+    data = task.get("data")
+    values = data.values() if isinstance(data, Mapping) else ()
+    texts = [v for v in values if isinstance(v, str) and "\0" not in v]
+    for project_id in dict.fromkeys(project_ids):
+        found = store.image_by_task(project_id, task["id"])
+        for text in texts:
+            found = (
+                found or store.image(project_id, text) or store.image_by_source(project_id, text)
+            )
+        if found is not None:
+            return found
+    return None
+
+
+def _predict(
+    settings: Settings, version: VersionRow, pixels: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    from training.predict import predict_mask
+
+    with _lock:
+        mask: NDArray[np.uint8] = predict_mask(_model(settings, version), pixels)
+    return mask
+
+
+def _model(settings: Settings, version: VersionRow) -> SegmentationModel:
+    """The version's model; the one before it is let go."""
+    global _loaded
+    if _loaded is None or _loaded[0] != version.weights_hash:
+        import torch
+
+        from training.versions import Version, load_model
+
+        torch.set_num_threads(settings.threads)
+        device = settings.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = Version.load(Path(version.path))
+        if found.weights_hash != version.weights_hash:
+            raise BackendError(
+                f"Version {version.name} on disk is not the one that was published.",
+                "Restore PIXBAL_HOME from a backup.",
+                status=500,
+            )
+        _loaded = (version.weights_hash, load_model(found, device=device))
+    return _loaded[1]

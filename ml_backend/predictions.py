@@ -1,0 +1,40 @@
+"""A stored question -> the prediction Label Studio shows and orders by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from label_config import Answer, ClassSchema, LabelConfigError, answer_result
+from ml_backend.errors import BackendError
+from ml_backend.store import Query
+
+NO_MODEL = "r0"
+
+
+def region_prediction(
+    query: Query, schema: ClassSchema, template: str, model_version: str
+) -> dict[str, Any]:
+    """Ticks in advance and score of a question: {result, score, model_version}.
+
+    Label Studio hands out the lowest score first, hence score = -PixBal.
+
+    Raises:
+        BackendError: a tick is no class of the schema, or the template has no ticks.
+    """
+    ticks = query.preticks
+    if template == "region_dominant" and len(ticks) > 1:
+        # One choice only: which of them is larger is not known here, and a guess would mislead.
+        ticks = ()
+    answer = Answer("classes", ticks) if ticks else Answer("empty")
+    try:
+        result = answer_result(answer, schema, template)
+    except LabelConfigError as error:
+        raise BackendError(
+            f"Query {query.id} cannot be predicted: {error}", error.hint, status=409
+        ) from error
+    return {"result": result, "score": -query.score, "model_version": model_version}
+
+
+def no_prediction(model_version: str) -> dict[str, Any]:
+    """For a task that asks nothing known: no ticks, and the score of the last place."""
+    return {"result": [], "score": 0.0, "model_version": model_version}
