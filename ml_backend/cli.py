@@ -1,4 +1,4 @@
-"""The `pixbal` command. Each command imports what it needs when it runs, so that --help is quick."""
+"""The `pixbal` command. Commands import what they need when they run: --help stays quick."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def only_project(store: Store, project: int | None) -> int:
     if project is None and len(known) == 1:
         return known[0]
     raise NotFound(
-        f"project {project} is unknown here" if project else f"{len(known)} projects are known here",
+        f"project {project} is unknown here"
+        if project
+        else f"{len(known)} projects are known here",
         hint=f"Known: {known}. Name one with --project, or make one with `pixbal init`.",
     )
 

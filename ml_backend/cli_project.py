@@ -19,21 +19,37 @@ project_option = click.option("--project", type=int, help="Label Studio project 
 )
 @click.option("--images", multiple=True, help="Folder, glob in quotes, or .txt list of images.")
 @click.option("--from-project", type=int, help="Take the image tasks of this Label Studio project.")
-@click.option("--classes", required=True, help="camvid, cityscapes, voc2012, ade20k, coco_stuff, or a JSON file.")
+@click.option(
+    "--classes",
+    required=True,
+    help="camvid, cityscapes, voc2012, ade20k, coco_stuff, or a JSON file.",
+)
 @click.option("--heldout", help="Folder with images/ and masks/ that only measure the model.")
 @click.option("--title", default="PixBal regions", show_default=True, help="Title in Label Studio.")
 @click.option("--project", type=int, help="Adopt this Label Studio project for the region tasks.")
 @click.option("--template", default="region_multiclass", show_default=True,
               type=click.Choice(["region_multiclass", "region_dominant"]))  # fmt: skip
-@click.option("--method", help="Superpixels: seeds, slic, felzenszwalb, quickshift, watershed, grid.")
-@click.option("--side", default=32, show_default=True, type=click.IntRange(4, 512), help="Region side in px.")
-@click.option("--budget", default=500.0, show_default=True, type=click.FloatRange(1), help="Clicks per round.")
-@click.option("--train-every", type=click.IntRange(1), help="Also train after this many new labels.")
+@click.option(
+    "--method", help="Superpixels: seeds, slic, felzenszwalb, quickshift, watershed, grid."
+)
+@click.option(
+    "--side", default=32, show_default=True, type=click.IntRange(4, 512), help="Region side in px."
+)
+@click.option(
+    "--budget", default=500.0, show_default=True, type=click.FloatRange(1), help="Clicks per round."
+)
+@click.option(
+    "--train-every", type=click.IntRange(1), help="Also train after this many new labels."
+)
 @click.option("--config", default="cpu", show_default=True, help="Training preset, or a JSON file.")
 @click.option("--set", "overrides", multiple=True, help="Override, such as stage1.lr=1e-4.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option("--preticks/--no-preticks", default=True, show_default=True, help="Tick predicted classes.")
-@click.option("--push/--no-push", default=True, show_default=True, help="Push the first questions now.")
+@click.option(
+    "--preticks/--no-preticks", default=True, show_default=True, help="Tick predicted classes."
+)
+@click.option(
+    "--push/--no-push", default=True, show_default=True, help="Push the first questions now."
+)
 def init(**options: Any) -> None:
     """Create or adopt a Label Studio project, import images, connect, push the first questions."""
     from rich.progress import Progress
@@ -45,7 +61,11 @@ def init(**options: Any) -> None:
     with Progress(transient=True) as bar:
         task = bar.add_task("Reading images and cutting them into regions", total=None)
         report = initialise(
-            settings, store, ls, request, lambda done, total: bar.update(task, completed=done, total=total)
+            settings,
+            store,
+            ls,
+            request,
+            lambda done, total: bar.update(task, completed=done, total=total),
         )
     for line in report.lines():
         click.echo(line)

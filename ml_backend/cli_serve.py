@@ -92,7 +92,9 @@ def healthcheck(of_worker: bool) -> None:
         path = settings.home / "worker.heartbeat"
         age = time.time() - float(path.read_text()) if path.is_file() else float("inf")
         if age > 60:
-            raise BackendError(f"no sign of the worker for {age:.0f} s", hint="Start `pixbal worker`.")
+            raise BackendError(
+                f"no sign of the worker for {age:.0f} s", hint="Start `pixbal worker`."
+            )
         return
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     token = f"{settings.basic_user}:{settings.basic_password}".encode()
@@ -106,7 +108,9 @@ def healthcheck(of_worker: bool) -> None:
         with urllib.request.urlopen(request, timeout=5) as answer:
             answer.read()
     except (urllib.error.URLError, OSError) as error:
-        raise BackendError(f"the backend does not answer: {error}", hint="Start `pixbal serve`.") from None
+        raise BackendError(
+            f"the backend does not answer: {error}", hint="Start `pixbal serve`."
+        ) from None
 
 
 COMMANDS = (serve, worker, up, healthcheck)

@@ -23,7 +23,9 @@ def doctor(project: int | None, as_json: bool) -> None:
     from ml_backend.doctor import examine
 
     settings, store, ls = cli.open_all()
-    checks = examine(settings, store, ls) if project is None else examine(settings, store, ls, project)
+    checks = (
+        examine(settings, store, ls) if project is None else examine(settings, store, ls, project)
+    )
     if as_json:
         cli.echo_json([asdict(check) for check in checks])
     else:
@@ -38,8 +40,12 @@ def doctor(project: int | None, as_json: bool) -> None:
 
 @click.command(epilog="Example: pixbal demo --keep")
 @click.option("--keep", is_flag=True, help="Leave everything running.")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("demo-data"), show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("demo.json"), show_default=True)
+@click.option(
+    "--folder", type=click.Path(path_type=Path), default=Path("demo-data"), show_default=True
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("demo.json"), show_default=True
+)
 @click.option("--rounds", default=2, show_default=True, type=click.IntRange(1, 20))
 @click.option("--budget", default=150.0, show_default=True, help="Clicks per round.")
 @click.option("--seed", default=0, show_default=True)

@@ -48,5 +48,7 @@ def _write_masks(store: Store, project_id: int, version_dir: Path, out: Path) ->
     images = store.images(project_id, split="pool", status="ready")
     for image in images:
         mask = predict_mask(model, read_image(Path(image.path)))
-        PILImage.fromarray(mask).save(folder / f"{Path(image.source).stem}-{image.image_id[:8]}.png")
+        PILImage.fromarray(mask).save(
+            folder / f"{Path(image.source).stem}-{image.image_id[:8]}.png"
+        )
     return len(images)

@@ -66,7 +66,7 @@ class InitReport:
             *(f"  refused {name}: {reason}" for name, reason in self.images.unreadable),
             *(f"{what}: {how}" for what, how in self.connected),
             f"questions: {self.pushed} pushed, {self.open_questions} open",
-            f"Open {self.url} and press \"Label All Tasks\".",
+            f'Open {self.url} and press "Label All Tasks".',
         ]
         return found
 
@@ -229,9 +229,7 @@ def train_config(spec: str, overrides: tuple[str, ...], seed: int) -> TrainConfi
     return config.with_overrides([*overrides, f"seed={seed}"])
 
 
-def _first_questions(
-    settings: Settings, store: Store, ls: LabelStudio, project: Project
-) -> int:
+def _first_questions(settings: Settings, store: Store, ls: LabelStudio, project: Project) -> int:
     """Push the seeded random batch of a fresh project, or finish a push that was cut off."""
     from ml_backend.worker import Worker
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from label_config import ClassSchema
 from ml_backend.errors import LabelStudioError
 from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
-from ml_backend.media import picture_urls
+from ml_backend.media import picture_urls, write_local_pictures
 from ml_backend.predictions import region_prediction
 from ml_backend.queries import plan_queries, pretick
 from ml_backend.settings import Settings
@@ -78,14 +79,16 @@ def _plan(
         budget_clicks=project.budget_clicks - open_clicks,
     )
     store.plan_queries(planned)
-    log.info("project %s: %s questions planned for round %s", project.id, len(planned), round_number)
+    log.info(
+        "project %s: %s questions planned for round %s", project.id, len(planned), round_number
+    )
 
 
 def adopt_uncertain(store: Store, ls: LabelStudio, project_id: int) -> int:
     """Resolve pages whose import may or may not have happened, by asking Label Studio.
 
     A region that has a task there is adopted; more than one task for it (two imports raced) keeps
-    the oldest, and the copies nobody answered are deleted; a region without a task is planned again.
+    the oldest, and the copies are deleted; a region without a task is planned again.
     """
     uncertain = store.queries(project_id, status="pushing")
     if not uncertain:
@@ -121,6 +124,8 @@ def _push_page(
         )
         for query in page
     ]
+    if settings.media == "local-files":
+        write_local_pictures(settings, store, page)
     store.set_query_status([q.id for q in page], "pushing")
     task_ids = ls.import_tasks(project.id, payloads)
     if len(task_ids) != len(page):
@@ -144,7 +149,7 @@ def _rescore_open(
     stale = [
         q
         for q in store.queries(project.id, status="open")
-        if q.model_version != version and q.task_id is not None and q.image_id in scores
+        if q.model_version != version and q.task_id is not None and q.image_id in scores.images
     ]
     for start in range(0, len(stale), PAGE):
         page = stale[start : start + PAGE]
@@ -165,14 +170,14 @@ def _rescore_open(
 def _renew(
     query: Query, project: Project, schema: ClassSchema, version: str, scores: PoolScores
 ) -> Query:
-    from dataclasses import replace
-
-    row = scores[query.image_id]
+    row = scores.images[query.image_id]
     return replace(
         query,
         score=float(row.score[query.region_index]),
         expected_clicks=float(row.expected_clicks[query.region_index]),
-        preticks=pretick(row.presence[query.region_index], schema.names) if project.preticks else (),
+        preticks=pretick(row.presence[query.region_index], schema.names)
+        if project.preticks
+        else (),
         model_version=version,
     )
 

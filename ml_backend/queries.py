@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ml_backend.store import Image, Project, Query
 from training.regions import RegionId
@@ -43,13 +44,15 @@ def plan_queries(
     rows = _pool_rows(images, asked, scores)
     if not rows or budget_clicks <= 0:
         return []
-    values = np.array([scores[i.image_id].score[r] for i, r in rows], dtype=np.float64)
-    cost = np.array([scores[i.image_id].expected_clicks[r] for i, r in rows], dtype=np.float64)
+    values = np.array([scores.images[i.image_id].score[r] for i, r in rows], dtype=np.float64)
+    cost = np.array(
+        [scores.images[i.image_id].expected_clicks[r] for i, r in rows], dtype=np.float64
+    )
     chosen = select(values, cost, budget_clicks)
     queries = []
     for position in np.asarray(chosen).tolist():
         image, region = rows[position]
-        presence = scores[image.image_id].presence[region]
+        presence = scores.images[image.image_id].presence[region]
         queries.append(
             Query(
                 id=0,
@@ -76,14 +79,14 @@ def _pool_rows(
     return [
         (image, region)
         for image in sorted(images, key=lambda i: i.image_id)
-        if image.image_id in scores
+        if image.image_id in scores.images
         for region in range(image.region_count)
         if RegionId(image.image_id, region) not in asked
-        and np.isfinite(scores[image.image_id].score[region])
+        and np.isfinite(scores.images[image.image_id].score[region])
     ]
 
 
-def pretick(presence: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
+def pretick(presence: NDArray[np.floating[Any]], names: Sequence[str]) -> tuple[str, ...]:
     """Names of the classes predicted on enough of a region.
 
     Args:
@@ -91,4 +94,6 @@ def pretick(presence: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
             never ticked in advance, since "Nothing listed" would hide what is there.
         names: the real classes, K or K - 1 of them.
     """
-    return tuple(name for name, share in zip(names, presence, strict=False) if share >= PRETICK_SHARE)
+    return tuple(
+        name for name, share in zip(names, presence, strict=False) if share >= PRETICK_SHARE
+    )

@@ -8,6 +8,7 @@ The durable engine that calls them is in `workflow`; nothing here knows it.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from training.errors import SnapshotError, TrainingError
 from training.snapshot import HeldoutItem, Snapshot, SnapshotItem, write_snapshot
 
 if TYPE_CHECKING:
-    from training.rounds import Progress
+    from training.loop import Progress
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +117,9 @@ def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
         try:
             snapshot = Snapshot.load(out)
         except SnapshotError as error:
-            log.warning("round %s: snapshot of an earlier try is damaged, made anew: %s", number, error)
+            log.warning(
+                "round %s: snapshot of an earlier try is damaged, made anew: %s", number, error
+            )
             shutil.rmtree(out)
         else:
             _record_labels(runtime, project, number)
@@ -129,7 +132,9 @@ def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
         indices = [schema.index(name) for name in classes] or [len(schema.names)]
         by_image.setdefault(region.image_id, {})[region.index] = indices
     items = [
-        SnapshotItem(image_id, Path(images[image_id].path), Path(images[image_id].regions_path), regions)
+        SnapshotItem(
+            image_id, Path(images[image_id].path), Path(images[image_id].regions_path), regions
+        )
         for image_id, regions in sorted(by_image.items())
         if image_id in images
     ]
@@ -161,7 +166,7 @@ def _heldout(image: Image) -> HeldoutItem:
 
 
 def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -> str:
-    """Both stages; goes on from the last checkpoint of an earlier try. Returns the version folder."""
+    """Both stages, from the last checkpoint of an earlier try on. Returns the version folder."""
     from training.config import TrainConfig
     from training.rounds import run_round  # imports torch
 
@@ -200,11 +205,16 @@ def _progress_writer(store: Store, project_id: int, number: int) -> Callable[[Pr
             epoch=progress.epoch,
             step=progress.step,
             steps=progress.steps,
-            loss=progress.loss,
-            eta_s=progress.eta_s,
+            loss=_finite(progress.loss),
+            eta_s=_finite(progress.eta_s),
         )
 
     return write
+
+
+def _finite(value: float) -> float | None:
+    """NaN stands for "none yet", which JSON and the page do not know."""
+    return value if math.isfinite(value) else None
 
 
 def publish_version(runtime: Runtime, project_id: int, number: int, folder: str) -> str:
@@ -230,8 +240,9 @@ def publish_version(runtime: Runtime, project_id: int, number: int, folder: str)
 
 def score_round(runtime: Runtime, project_id: int, number: int) -> str:
     """Score the whole pool with the version of a round; 0 = the seeded random start."""
-    from training.config import TrainConfig
     from training.scoring import PoolImage, score_pool
+
+    from training.config import TrainConfig
     from training.versions import Version
 
     if number > 0:

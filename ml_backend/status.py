@@ -47,7 +47,9 @@ def project_status(settings: Settings, store: Store, project_id: int) -> dict[st
 
 def status_tables(status: dict[str, Any]) -> list[Table]:
     """The status for a terminal: one table of counts, one of rounds."""
-    counts = Table(title=f"Project {status['project']}: {escape(status['title'])}", show_header=False)
+    counts = Table(
+        title=f"Project {status['project']}: {escape(status['title'])}", show_header=False
+    )
     for key in ("url", "method", "side_px", "model_version", "regions", "clicks"):
         counts.add_row(key, escape(str(status[key])))
     for key in ("images", "questions", "labels"):
@@ -56,7 +58,17 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
     for refused in status["refused"][:5]:
         counts.add_row("refused", escape(f"{refused['image']}: {refused['why']}"))
     rounds = Table(title="Rounds")
-    for column in ("round", "state", "progress", "loss", "ETA", "labels", "clicks", "mIoU", "error"):
+    for column in (
+        "round",
+        "state",
+        "progress",
+        "loss",
+        "ETA",
+        "labels",
+        "clicks",
+        "mIoU",
+        "error",
+    ):
         rounds.add_column(column)
     metrics = {v["round"]: v["metrics"] for v in status["versions"]}
     for row in status["rounds"]:

@@ -137,7 +137,11 @@ class Worker:
             try:
                 self._trained[key] = trained_labels(Snapshot.load(path))
             except SnapshotError as error:
-                log.warning("snapshot of round %s cannot be read, so all labels are new: %s", row.number, error)
+                log.warning(
+                    "snapshot of round %s cannot be read, so all labels are new: %s",
+                    row.number,
+                    error,
+                )
                 self._trained[key] = {}
         return self._trained[key]
 
@@ -215,7 +219,9 @@ def main(settings: Settings) -> None:
     configure_logging(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     store = Store.open(settings.database_url)
-    runtime = Runtime(settings, store, LabelStudio(settings.label_studio_url, settings.label_studio_api_key))
+    runtime = Runtime(
+        settings, store, LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    )
     worker = Worker(runtime)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop.set())

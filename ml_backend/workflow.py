@@ -41,8 +41,11 @@ def _active() -> Runtime:
 
 
 def _transient(error: BaseException) -> bool:
-    """Label Studio away or refusing for a while: worth another try; everything else is not."""
-    return isinstance(error, LabelStudioError)
+    """Label Studio away, overloaded, or an import without an answer: worth another try.
+
+    A refusal with a reason (a deleted project, a bad token) is not: it would be refused again.
+    """
+    return isinstance(error, LabelStudioError) and bool(getattr(error, "transient", True))
 
 
 _retry = {

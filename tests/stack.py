@@ -53,7 +53,9 @@ class Stack:
         self.backend.stop()
         self.store.close()
 
-    def init(self, images: Path, heldout: Path | None, title: str, budget: float, **more: object) -> InitReport:
+    def init(
+        self, images: Path, heldout: Path | None, title: str, budget: float, **more: object
+    ) -> InitReport:
         """`pixbal init` with a config that trains in seconds."""
         request = InitRequest(
             classes="camvid",
@@ -79,9 +81,13 @@ class Stack:
             if true():
                 return
             time.sleep(0.1)
-        raise AssertionError(f"{what} did not happen in {timeout_s:g} s\n{self.worker.log_tail(60)}")
+        raise AssertionError(
+            f"{what} did not happen in {timeout_s:g} s\n{self.worker.log_tail(60)}"
+        )
 
-    def wait_for_round(self, project_id: int, number: int, states: Sequence[str] = ("done",)) -> Round:
+    def wait_for_round(
+        self, project_id: int, number: int, states: Sequence[str] = ("done",)
+    ) -> Round:
         """Wait until a round is in one of these states; a failed one ends the wait."""
 
         def there() -> bool:
@@ -96,7 +102,9 @@ class Stack:
         return row
 
 
-def link_camvid(camvid: Path, folder: Path, pool: int, heldout: int) -> tuple[Path, Path, dict[str, Path]]:
+def link_camvid(
+    camvid: Path, folder: Path, pool: int, heldout: int
+) -> tuple[Path, Path, dict[str, Path]]:
     """Lists of a few CamVid images: the pool as a .txt, the held-out ones as links, pool masks."""
     images = sorted((camvid / "train" / "images").iterdir())
     chosen = images[:: len(images) // pool][:pool]

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, sync_playwright
 from stack import Stack
+from training.scenes import write_scene_set
 
 from label_config import ClassSchema
 from ml_backend.processes import LabelStudioServer
 from training.images import read_mask
 from training.oracle import region_targets
 from training.regions import RegionId, RegionMap
-from training.scenes import write_scene_set
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-# Chromium as root needs --no-sandbox; the others keep it from looking for hosts in the outside world.
+# As root Chromium needs --no-sandbox; the others keep it from looking for hosts outside.
 CHROMIUM_FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from training.scenes import write_scene_set
 
 from ml_backend.cli import main
 from ml_backend.init import InitRequest, initialise
@@ -19,7 +20,6 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.processes import LabelStudioServer, ManagedProcess, free_port
 from ml_backend.settings import SETTINGS, Settings
 from ml_backend.store import Store
-from training.scenes import write_scene_set
 
 ROOT = Path(__file__).resolve().parents[1]
 VALUES = {
@@ -41,7 +41,9 @@ def compose_command() -> list[str]:
             return ["docker", "compose"]
     if shutil.which("docker-compose"):
         return ["docker-compose"]
-    pytest.skip("neither `docker compose` nor `docker-compose` is installed (Debian: docker-compose)")
+    pytest.skip(
+        "neither `docker compose` nor `docker-compose` is installed (Debian: docker-compose)"
+    )
 
 
 def composed(values: dict[str, str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
@@ -49,7 +51,14 @@ def composed(values: dict[str, str], tmp_path: Path) -> subprocess.CompletedProc
     env_file.write_text("".join(f"{k}={v}\n" for k, v in values.items()), encoding="utf-8")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PIXBAL_", "LABEL_STUDIO_"))}
     return subprocess.run(
-        [*compose_command(), "--env-file", str(env_file), "-f", str(ROOT / "docker-compose.yml"), "config"],
+        [
+            *compose_command(),
+            "--env-file",
+            str(env_file),
+            "-f",
+            str(ROOT / "docker-compose.yml"),
+            "config",
+        ],
         capture_output=True,
         text=True,
         env=clean,
@@ -158,7 +167,9 @@ def _round_trip(environment: dict[str, str], tmp_path: Path) -> None:
         settings,
         store,
         ls,
-        InitRequest(classes="camvid", images=(str(scenes / "train" / "images"),), title="compose", budget=4),
+        InitRequest(
+            classes="camvid", images=(str(scenes / "train" / "images"),), title="compose", budget=4
+        ),
     )
     assert report.open_questions > 0
     store.close()

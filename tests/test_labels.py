@@ -9,7 +9,9 @@ from ml_backend.labels import count_changes
 from training.regions import RegionId
 
 regions = st.builds(RegionId, st.sampled_from(["a", "b"]), st.integers(0, 3))
-labels = st.dictionaries(regions, st.sampled_from([(), ("Road",), ("Road", "Car"), ("Car", "Road")]))
+labels = st.dictionaries(
+    regions, st.sampled_from([(), ("Road",), ("Road", "Car"), ("Car", "Road")])
+)
 
 
 def test_counts_added_changed_and_withdrawn() -> None:

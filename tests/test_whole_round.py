@@ -1,4 +1,4 @@
-"""Whole rounds in a real Label Studio on real images, with real processes that are really killed."""
+"""Whole rounds in a real Label Studio on real images; real processes, really killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def stack(
 
 
 @pytest.fixture(scope="module")
-def images(camvid: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Path]]:
+def images(
+    camvid: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, dict[str, Path]]:
     return link_camvid(camvid, tmp_path_factory.mktemp("images"), pool=6, heldout=3)
 
 
@@ -69,7 +71,10 @@ def assert_each_region_once(stack: Stack, project_id: int) -> None:
     tasks = list(stack.ls.tasks(project_id, with_annotations=True))
     regions = [task["data"]["region"] for task in tasks]
     assert len(regions) == len(set(regions))
-    ledger = {q.task_id: str(RegionId(q.image_id, q.region_index)) for q in stack.store.queries(project_id)}
+    ledger = {
+        q.task_id: str(RegionId(q.image_id, q.region_index))
+        for q in stack.store.queries(project_id)
+    }
     assert {task["id"]: task["data"]["region"] for task in tasks} == ledger
 
 

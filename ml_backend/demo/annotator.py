@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import requests
+from numpy.typing import NDArray
 
 from label_config import Answer, ClassSchema, answer_result
 from ml_backend.errors import LabelStudioError
@@ -36,7 +37,7 @@ class Annotator:
     masks: dict[str, Path]
     void: int
     handed_out: list[int] = field(default_factory=list)
-    _targets: dict[str, np.ndarray] = field(default_factory=dict)
+    _targets: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
 
     def annotate_all(self, limit: int) -> int:
         """Answer open tasks until none is left or `limit` are done; returns how many."""
@@ -83,9 +84,12 @@ class Annotator:
         """The classes that the ground truth shows inside a region, borders trimmed."""
         row = self._image_targets(region.image_id, schema)[region.index]
         names = tuple(name for c, name in enumerate(schema.names) if row[c])
-        return Answer("classes", names) if names else Answer("nothing", ())
+        if names:
+            return Answer("classes", names)
+        # Without an undefined class there is no "Nothing listed" to press.
+        return Answer("nothing" if schema.undefined else "unsure", ())
 
-    def _image_targets(self, image_id: str, schema: ClassSchema) -> np.ndarray:
+    def _image_targets(self, image_id: str, schema: ClassSchema) -> NDArray[np.uint8]:
         if image_id not in self._targets:
             image = self.store.image(self.project_id, image_id)
             if image is None or image.source not in self.masks:

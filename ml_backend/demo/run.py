@@ -121,7 +121,7 @@ def servers(folder: Path, console: Console, *, keep: bool = False) -> Iterator[R
 
 
 def _ports(folder: Path) -> tuple[int, int]:
-    """The ports of an earlier `--keep`, so that its addresses stay good; new ones the first time."""
+    """The ports of an earlier `--keep`, so that its addresses stay good; else new ones."""
     path = folder / "ports.json"
     if not path.is_file():
         path.write_text(json.dumps([free_port(), free_port()]), encoding="ascii")
@@ -131,7 +131,9 @@ def _ports(folder: Path) -> tuple[int, int]:
 
 def backend_environment(folder: Path, label_studio: LabelStudioServer, port: int) -> dict[str, str]:
     """The environment of backend and worker: one thread each, loopback addresses."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PIXBAL_", "LABEL_STUDIO_"))}
+    inherited = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PIXBAL_", "LABEL_STUDIO_"))
+    }
     return inherited | {
         "PIXBAL_HOME": str(folder / "pixbal"),
         "PIXBAL_PORT": str(port),
@@ -205,7 +207,9 @@ def _round(
     # Exactly the open batch: the next one is pushed while the annotator might still be asking.
     regions = annotator.annotate_all(limit=len(store.queries(project_id, status="open")))
     annotated = time.monotonic()
-    console.print(f"round {number}: {regions} regions answered in {annotated - started:.0f} s, training")
+    console.print(
+        f"round {number}: {regions} regions answered in {annotated - started:.0f} s, training"
+    )
     row = _wait_for_round(store, project_id, number, running)
     versions = {v.round: v for v in store.versions(project_id)}
     before, after = versions.get(number - 1), versions[number]
@@ -228,7 +232,9 @@ def _wait_for_round(store: Store, project_id: int, number: int, running: Running
         if row is not None and row.state == "done":
             return row
         if row is not None and row.state == "failed":
-            raise BackendError(f"round {number} failed: {row.error}", hint=f"See {running.worker.log}.")
+            raise BackendError(
+                f"round {number} failed: {row.error}", hint=f"See {running.worker.log}."
+            )
         if not running.worker.running:
             raise BackendError("the worker ended", hint=running.worker.log_tail())
         time.sleep(0.5)
@@ -267,7 +273,15 @@ def _audit(store: Store, ls: LabelStudio, project_id: int) -> dict[str, Any]:
 
 def _table(report: dict[str, Any]) -> Table:
     table = Table(title=f"{report['data']}: {report['images']} images, {report['tasks']} tasks")
-    columns = ("round", "regions", "clicks", "annotating s", "training s", "mIoU before", "mIoU after")
+    columns = (
+        "round",
+        "regions",
+        "clicks",
+        "annotating s",
+        "training s",
+        "mIoU before",
+        "mIoU after",
+    )
     for column in (*columns, "model version"):
         table.add_column(column)
     for row in report["rounds"]:
