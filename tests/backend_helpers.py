@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from werkzeug.test import TestResponse
 
 from label_config import ClassSchema, build
 from ml_backend.settings import Settings
@@ -130,3 +133,22 @@ def open_queries(store: Store, project_id: int, count: int) -> None:
     store.plan_queries([make_query(project_id, index) for index in range(count)])
     planned = store.queries(project_id, status="planned")
     store.set_task_ids({query.id: query.region_index + 1 for query in planned})
+
+
+def basic_auth(user: str = "pixbal", password: str = BASIC_PASSWORD) -> dict[str, str]:
+    """The header of HTTP basic authentication."""
+    pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {pair}"}
+
+
+def assert_error(response: TestResponse, status: int) -> dict[str, Any]:
+    """The one shape every error has; returns it."""
+    assert response.status_code == status, response.get_data(as_text=True)[:500]
+    assert response.mimetype == "application/json"
+    body: dict[str, Any] = response.get_json()
+    assert set(body) == {"ok", "error", "hint", "status"}
+    assert body["ok"] is False
+    assert body["status"] == status
+    assert body["error"]
+    assert "Traceback" not in response.get_data(as_text=True)
+    return body
