@@ -1,0 +1,87 @@
+"""Connect a Label Studio project with this backend, in the one order that works."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_backend.errors import BackendError
+from ml_backend.label_studio import Change, LabelStudio
+from ml_backend.security import SECRET_HEADER
+from ml_backend.settings import Settings
+
+TITLE = "PixBal"
+UNCERTAINTY_SAMPLING = "Uncertainty sampling"
+
+
+def connect(
+    ls: LabelStudio, settings: Settings, project_id: int, label_config: str, model_version: str
+) -> list[tuple[str, Change]]:
+    """Make the project ask this backend, and its questions in our order; safe to repeat.
+
+    1. the label config; 2. our webhook with its secret header, because connecting an ML backend
+    makes one without a header where none is; 3. the ML backend; 4. the order of the queue; 5. the
+    model version last, because connecting (3) sets it to the backend's title, and then Label Studio
+    hands tasks out at random.
+
+    Args:
+        model_version: the version whose predictions order the queue; TITLE for a project that
+            asks the backend for every prediction live.
+
+    Returns:
+        What was looked at and what had to be done, in order.
+
+    Raises:
+        BackendError: a secret is unset; Label Studio refuses (nothing half-made stays), or the
+            backend does not answer it.
+    """
+    _check_secrets(settings)
+    url = settings.backend_url.rstrip("/")
+    done: list[tuple[str, Change]] = []
+    config = {"label_config": label_config}
+    done.append(("label config", _ensure_fields(ls, project_id, config)))
+    headers = {SECRET_HEADER: settings.webhook_secret}
+    done.append(("webhook", ls.ensure_webhook(project_id, f"{url}/webhook", headers)))
+    user, password = settings.basic_user, settings.basic_password
+    done.append(("ML backend", ls.ensure_ml_backend(project_id, url, TITLE, user, password)))
+    # Without show_collab_predictions Label Studio forgets the model version at every change.
+    order = {"sampling": UNCERTAINTY_SAMPLING, "show_collab_predictions": True}
+    done.append(("order of the queue", _ensure_fields(ls, project_id, order)))
+    done.append(_ensure_model_version(ls, project_id, model_version))
+    return done
+
+
+def _check_secrets(settings: Settings) -> None:
+    secrets = {
+        "PIXBAL_WEBHOOK_SECRET": settings.webhook_secret,
+        "PIXBAL_BASIC_PASSWORD": settings.basic_password,
+    }
+    missing = [name for name, value in secrets.items() if not value]
+    if missing:
+        raise BackendError(
+            f"{' and '.join(missing)} must be set to connect a project.",
+            "Set them, or let `pixbal init` draw them.",
+        )
+
+
+def _ensure_fields(ls: LabelStudio, project_id: int, wanted: dict[str, Any]) -> Change:
+    project = ls.project(project_id)
+    differing = {key: value for key, value in wanted.items() if project.get(key) != value}
+    if not differing:
+        return "unchanged"
+    ls.update_project(project_id, **differing)
+    return "updated"
+
+
+def _ensure_model_version(ls: LabelStudio, project_id: int, wanted: str) -> tuple[str, Change]:
+    current = ls.project(project_id).get("model_version") or ""
+    what = f"model version {wanted}"
+    if wanted != TITLE and wanted not in ls.model_versions(project_id):
+        # Label Studio takes only versions that some prediction carries. It sets an empty one by
+        # itself when the first questions are imported, the backend's title it would keep.
+        what, wanted = f"{what} (set by its first questions)", current
+        if current == TITLE:
+            wanted = ""
+    if current == wanted:
+        return what, "unchanged"
+    ls.update_project(project_id, model_version=wanted)
+    return what, "updated"
