@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backend_helpers import (
+    BASIC_PASSWORD,
+    WEBHOOK_SECRET,
+    make_image,
+    make_project,
+    make_query,
+    make_schema,
+    make_settings,
+    make_store,
+)
+from http_stub import Reply, Stub, replies
+
+from label_config import build
+from ml_backend import doctor_project
+from ml_backend.connect import TITLE, connect
+from ml_backend.doctor import Check, examine
+from ml_backend.errors import BackendError
+from ml_backend.label_studio import WEBHOOK_ACTIONS, LabelStudio
+from ml_backend.label_studio_errors import Refused
+from ml_backend.processes import BackendServer, LabelStudioServer, free_port
+from ml_backend.security import SECRET_HEADER
+from ml_backend.settings import Settings
+from ml_backend.store import Store
+
+NOW = 1_000_000.0
+HOOK: dict[str, Any] = {
+    "url": "http://127.0.0.1:9090/webhook",
+    "headers": {SECRET_HEADER: WEBHOOK_SECRET},
+    "actions": list(WEBHOOK_ACTIONS),
+    "is_active": True,
+    "send_payload": True,
+    "send_for_all_actions": False,
+}
+ROW: dict[str, Any] = {
+    "url": "http://127.0.0.1:9090",
+    "auth_method": "BASIC_AUTH",
+    "basic_auth_user": "pixbal",
+    "state": "CO",
+    "readable_state": "Connected",
+    "error_message": None,
+    "title": TITLE,
+}
+
+
+class Healthy:
+    """Stands for a Label Studio in which everything is right; attributes override."""
+
+    url = "http://127.0.0.1:8080"
+    token_kind = "legacy"
+
+    def __init__(self, **answers: Any) -> None:
+        config = make_project().label_config
+        self.answers: dict[str, Any] = {
+            "version": "1.23.2",
+            "whoami": {"email": "a@example.com"},
+            "project": {
+                "title": "street",
+                "label_config": config,
+                "sampling": "Uncertainty sampling",
+                "model_version": "r1",
+            },
+            "webhooks": [HOOK],
+            "ml_backends": [ROW],
+            **answers,
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        def answer(*args: object) -> Any:
+            found = self.answers[name]
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        return answer
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    (tmp_path / "worker.heartbeat").write_text(f"{NOW - 3}\n")
+    return make_settings(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with make_store(tmp_path, make_project(method="slic", model_version="r1")) as found:
+        yield found
+
+
+def look(settings: Settings, store: Store, ls: Healthy) -> dict[str, Check]:
+    checks = examine(settings, store, ls, now=lambda: NOW)  # type: ignore[arg-type]
+    names = [re.sub(r"^project \d+: ", "", check.name) for check in checks]
+    assert len(set(names)) == len(names)
+    return dict(zip(names, checks, strict=True))
+
+
+def test_everything_right(settings: Settings, store: Store) -> None:
+    with Stub(replies(Reply(200, {"status": "UP"}))) as backend:
+        settings = replace(settings, backend_url=backend.url)
+        ls = Healthy(
+            webhooks=[{**HOOK, "url": f"{backend.url}/webhook"}],
+            ml_backends=[{**ROW, "url": backend.url}],
+        )
+        checks = look(settings, store, ls)
+        assert backend.requests[0].headers["Authorization"].startswith("Basic ")
+    assert [c for c in checks.values() if c.ok is not True] == []
+    assert set(checks) == {
+        *("secrets", "disk space", "worker", "Label Studio", "token", "backend", "superpixels"),
+        *("project 4", "label config", "webhook", "ML backend", "order of the queue"),
+    }
+
+
+def fault(settings: Settings, store: Store, name: str, **answers: Any) -> Check:
+    """The check that these answers of Label Studio should fail; the advice is never empty."""
+    check = look(settings, store, Healthy(**answers))[name]
+    assert check.ok is False
+    assert check.advice
+    return check
+
+
+def project(**fields: Any) -> dict[str, Any]:
+    return {**Healthy().answers["project"], **fields}
+
+
+@pytest.mark.parametrize(
+    ("hooks", "says"),
+    [
+        ([], "none to http://127.0.0.1:9090/webhook"),
+        ([{**HOOK, "url": "http://other/webhook"}], "none to"),
+        ([HOOK, HOOK], "2 to the same address"),
+        ([{**HOOK, "headers": {}}], "no header X-Pixbal-Secret"),
+        ([{**HOOK, "headers": {SECRET_HEADER: "stolen"}}], "is not PIXBAL_WEBHOOK_SECRET"),
+        ([{**HOOK, "actions": ["ANNOTATION_CREATED"]}], "does not send ANNOTATIONS_CREATED"),
+        ([{**HOOK, "is_active": False}], "switched off"),
+        ([{**HOOK, "send_payload": False}], "no payload"),
+    ],
+)
+def test_webhook(settings: Settings, store: Store, hooks: list[Any], says: str) -> None:
+    check = fault(settings, store, "webhook", webhooks=hooks)
+    assert says in check.detail
+    assert WEBHOOK_SECRET not in repr(check)
+    assert "stolen" not in repr(check)
+
+
+def test_a_webhook_for_all_actions_is_enough(settings: Settings, store: Store) -> None:
+    hook = {**HOOK, "actions": [], "send_for_all_actions": True}
+    assert look(settings, store, Healthy(webhooks=[hook]))["webhook"].ok is True
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([], "none at http://127.0.0.1:9090"),
+        ([{**ROW, "auth_method": "NONE"}], "does not sign in"),
+        ([{**ROW, "basic_auth_user": "root"}], "does not sign in"),
+        ([ROW, {**ROW, "url": "http://sam:9091"}], "2 backends"),
+        ([{**ROW, "state": "DI", "readable_state": "Disconnected"}], "Disconnected"),
+    ],
+)
+def test_ml_backend(settings: Settings, store: Store, rows: list[Any], says: str) -> None:
+    assert says in fault(settings, store, "ML backend", ml_backends=rows).detail
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"webhooks": []},
+        {"ml_backends": []},
+        {"ml_backends": [{**ROW, "state": "ER", "error_message": "reserved network address"}]},
+    ],
+)
+def test_the_private_address_trap_is_explained(
+    settings: Settings, store: Store, answers: dict[str, Any]
+) -> None:
+    name = "webhook" if "webhooks" in answers else "ML backend"
+    assert "USE_DEFAULT_BANNED_SUBNETS=false" in fault(settings, store, name, **answers).advice
+
+
+def test_a_public_backend_is_not_told_about_private_addresses(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor_project, "resolve", lambda host, port: ["93.184.216.34"])
+    advice = fault(settings, store, "webhook", webhooks=[]).advice
+    assert "SUBNETS" not in advice
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"sampling": "Sequential sampling"}, "scores are ignored"),
+        ({"model_version": TITLE}, "at random"),
+        ({"model_version": "r0"}, "the newest are r1"),
+        ({"model_version": None}, "by the scores of nothing"),
+    ],
+)
+def test_order(settings: Settings, store: Store, fields: dict[str, Any], says: str) -> None:
+    check = fault(settings, store, "order of the queue", project=project(**fields))
+    assert says in check.detail
+
+
+def test_a_project_before_its_first_questions_is_in_order(tmp_path: Path) -> None:
+    with make_store(tmp_path, make_project(method="slic")) as store:
+        fresh = Healthy(project=project(model_version=""))
+        assert look(make_settings(tmp_path), store, fresh)["order of the queue"].ok is True
+        pushed = Healthy(project=project(model_version="r0"))
+        assert look(make_settings(tmp_path), store, pushed)["order of the queue"].ok is None
+
+
+def test_label_config(settings: Settings, store: Store) -> None:
+    other = build(make_schema("Cat", "Dog"))
+    for changed, says in ((other, "classes differ"), ("<View/>", "no longer ours")):
+        check = fault(settings, store, "label config", project=project(label_config=changed))
+        assert says in check.detail
+    same = make_project().label_config + "\n"
+    edited = look(settings, store, Healthy(project=project(label_config=same)))["label config"]
+    assert edited.ok is None
+
+
+def test_no_server_means_no_look_at_projects(settings: Settings, store: Store) -> None:
+    checks = look(settings, store, Healthy(version=BackendError("no answer", "start it")))
+    assert (checks["Label Studio"].ok, checks["Label Studio"].advice) == (False, "start it")
+    assert "token" not in checks
+    assert checks["project 4"].ok is None
+    assert "webhook" not in checks
+
+
+def test_a_bad_token_says_of_which_kind(settings: Settings, store: Store) -> None:
+    refused = Refused("legacy tokens are off", "use a personal one", 401)
+    check = fault(settings, store, "token", whoami=refused)
+    assert check.detail.startswith("legacy token:")
+    assert check.advice == "use a personal one"
+
+
+def test_another_release_is_a_warning(settings: Settings, store: Store) -> None:
+    assert look(settings, store, Healthy(version="1.24.0"))["Label Studio"].ok is None
+
+
+def test_a_deleted_project(settings: Settings, store: Store) -> None:
+    gone = Refused("answered 404 to project 4", "deleted?", 404)
+    checks = look(settings, store, Healthy(project=gone))
+    assert checks["project 4"].ok is False
+    assert "webhook" not in checks
+
+
+def test_no_project_at_all(settings: Settings, tmp_path: Path) -> None:
+    empty = Store.open(f"sqlite:///{tmp_path}/empty.db")
+    with empty:
+        assert look(settings, empty, Healthy())["project"].ok is None
+
+
+@pytest.mark.parametrize(
+    ("text", "ok", "says"),
+    [
+        (f"{NOW - 29}\n", True, "29 s ago"),
+        (f"{NOW - 31}\n", False, "31 s ago"),
+        ("soon", False, "cannot be read"),
+        (None, False, "never ran"),
+    ],
+)
+def test_worker(settings: Settings, store: Store, text: str | None, ok: bool, says: str) -> None:
+    path = settings.home / "worker.heartbeat"
+    path.unlink() if text is None else path.write_text(text)
+    check = look(settings, store, Healthy())["worker"]
+    assert check.ok is ok
+    assert says in check.detail
+
+
+def test_secrets(settings: Settings, store: Store) -> None:
+    bare = replace(settings, webhook_secret="", label_studio_api_key="")
+    check = look(bare, store, Healthy(webhooks=[]))["secrets"]
+    assert check.ok is False
+    assert check.detail == "unset: LABEL_STUDIO_API_KEY, PIXBAL_WEBHOOK_SECRET"
+    (settings.home / "secrets.env").write_text("")
+    (settings.home / "secrets.env").chmod(0o644)
+    assert look(settings, store, Healthy())["secrets"].advice.startswith("chmod 600")
+    (settings.home / "secrets.env").chmod(0o600)
+    assert look(settings, store, Healthy())["secrets"].ok is True
+
+
+def test_disk_of_a_home_that_is_not_made_yet(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 0, 10**9))
+    later = replace(settings, home=settings.home / "not" / "yet")
+    check = look(later, store, Healthy())["disk space"]
+    assert check.ok is False
+    assert "1.0 GB free" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (Reply(401), "refuses our password"),
+        (Reply(200, b"<html>"), "answered 200"),
+        (Reply(500, {}), "answered 500"),
+        (Reply(hang_up=True), "no answer"),
+    ],
+)
+def test_backend(settings: Settings, store: Store, reply: Reply, says: str) -> None:
+    with Stub(replies(reply)) as backend:
+        check = look(replace(settings, backend_url=backend.url), store, Healthy())["backend"]
+    assert check.ok is False
+    assert says in check.detail
+
+
+def test_an_unknown_superpixel_method(settings: Settings, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with make_store(folder, make_project(method="voronoi")) as store:
+        check = look(settings, store, Healthy())["superpixels"]
+    assert check.ok is False
+    assert "slic" in check.advice
+
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "ok", "says"),
+    [
+        (Reply(200, b"j", {**JPEG, "Access-Control-Allow-Origin": "*"}), True, "1 bytes"),
+        (Reply(200, b"j", JPEG), False, "no Access-Control-Allow-Origin"),
+        (Reply(404, {"ok": False}), False, "answered 404"),
+        (Reply(200, {}, {"Content-Type": "application/json"}), False, "application/json"),
+        (Reply(hang_up=True), None, "does not answer from here"),
+    ],
+)
+def test_pictures(settings: Settings, reply: Reply, ok: bool | None, says: str) -> None:
+    with Stub(replies(reply)) as backend:
+        found, detail, _ = doctor_project.picture(
+            settings,
+            Healthy(),
+            f"{backend.url}/media/x.jpg",  # type: ignore[arg-type]
+        )
+    assert found is ok
+    assert says in detail
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_live_a_connected_project_is_healthy(
+    label_studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    import numpy as np
+    from PIL import Image as Picture
+
+    from training.images import content_id
+    from training.regions import RegionMap
+
+    port = free_port()
+    own = {
+        "PIXBAL_HOME": str(tmp_path),
+        "PIXBAL_PORT": str(port),
+        "PIXBAL_WEBHOOK_SECRET": WEBHOOK_SECRET,
+        "PIXBAL_BASIC_PASSWORD": BASIC_PASSWORD,
+        "PIXBAL_MEDIA_KEY": "k",
+        "LABEL_STUDIO_URL": label_studio.url,
+        "LABEL_STUDIO_API_KEY": label_studio.token,
+    }
+    settings = Settings.from_env(own)
+    ls = LabelStudio(label_studio.url, label_studio.token)
+    row = make_project(ls.create_project("doctor", make_project().label_config), method="slic")
+    path = tmp_path / "images" / "a.png"
+    path.parent.mkdir()
+    Picture.new("RGB", (64, 48)).save(path)
+    ids = (np.arange(64, dtype=np.int32) // 32)[None].repeat(48, axis=0)
+    regions = RegionMap(ids, 2, "grid", {})
+    regions.save(tmp_path / "a.npz")
+    image = make_image(
+        row.id, content_id(path.read_bytes()), path=str(path),
+        regions_path=str(tmp_path / "a.npz"), regions_hash=regions.hash, region_count=2,
+    )  # fmt: skip
+    query = make_query(row.id, 0, image_id=image.image_id, regions_hash=regions.hash)
+    data = {"crop": "http://x/c.jpg", "locator": "http://x/l.jpg", "region": "i:0"}
+    prediction = {"result": [], "score": 0.5, "model_version": "r0"}
+    root = Path(__file__).resolve().parents[1]
+    env = {"PATH": os.defpath, "OMP_NUM_THREADS": "1", **own}
+    log = tmp_path / "backend.log"
+    with (
+        Store.open(settings.database_url) as store,
+        BackendServer(env=env, log=log, port=port, cwd=root),
+    ):
+        store.add_project(row)
+        store.add_images([image])
+        store.plan_queries([query])
+        connect(ls, settings, row.id, row.label_config, "r0")
+        [task] = ls.import_tasks(row.id, [{"data": data, "predictions": [prediction]}])
+        store.set_task_ids({store.queries(row.id)[0].id: task})
+        store.update_project(row.id, model_version="r0")
+        checks = {c.name: c for c in examine(settings, store, ls, row.id)}
+        assert [c for c in checks.values() if c.ok is not True] == [checks["worker"]]
+        assert f"project {row.id}: pictures" in checks
+
+        ls.update_project(row.id, sampling="Sequential sampling")
+        for hook in ls.webhooks(row.id):
+            ls._delete_webhook(hook["id"])
+        failed = {c.name for c in examine(settings, store, ls, row.id) if c.ok is False}
+        places = {f"project {row.id}: webhook", f"project {row.id}: order of the queue"}
+        assert failed == {"worker", *places}
+    ls.delete_project(row.id)
+    ls.close()
