@@ -1,0 +1,90 @@
+"""Encoder features on disk: a frozen encoder sees each image once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from training.atomic import write_atomically
+from training.images import read_image
+from training.memo import Memo
+from training.model import SegmentationModel
+from training.tensor_hash import tensors_hash
+from training.transforms import resize_image, working_size
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+MEMORY_BYTES = 512 * 1024**2  # of features kept in memory besides the disk
+_DIGEST = 32  # bytes of SHA-256 in front of the tensors
+
+
+class FeatureCache:
+    """Stride-4 and stride-16 features in fp16 by image content, encoder weights, size and flip.
+
+    A damaged file is computed again. `folder` None keeps features in memory only.
+    """
+
+    def __init__(self, folder: Path | None, model: SegmentationModel) -> None:
+        self.folder, self.model = folder, model
+        self.short_side = model.config.short_side
+        self._encoder = tensors_hash(model.encoder.state_dict())
+        self._memory: Memo[list[Tensor]] = Memo(
+            MEMORY_BYTES, lambda features: sum(f.nbytes for f in features)
+        )
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, image: Path, sha256: str, flip: bool = False) -> list[Tensor]:
+        """Features [(F4, h, w), (F16, h', w')] of one image, fp16 on CPU; raises ImageError."""
+        config = self.model.config
+        words = f"{FORMAT} {sha256} {self._encoder} {config.short_side} {flip}"
+        key = hashlib.sha256(words.encode()).hexdigest()[:32]
+        return self._memory.get(key, lambda: self._stored(key, lambda: self._compute(image, flip)))
+
+    def _stored(self, key: str, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+        if self.folder is None:
+            return compute()
+        path = self.folder / key[:2] / f"{key}.features"
+        features = _read(path)
+        if features is None:
+            features = compute()
+            path.parent.mkdir(exist_ok=True)
+            data = save({str(i): f for i, f in enumerate(features)})
+            digest = hashlib.sha256(data).digest()
+            write_atomically(path, lambda file: file.write(digest + data))
+        return features
+
+    def _compute(self, path: Path, flip: bool) -> list[Tensor]:
+        image = read_image(path)
+        size = working_size((image.shape[0], image.shape[1]), self.short_side)
+        image = resize_image(image, size)
+        if flip:
+            image = image[:, ::-1]
+        pixels = torch.tensor(image.copy()).permute(2, 0, 1)[None].to(self.model.mean.device)
+        with torch.no_grad():  # one image at a time: a batch would round differently
+            features = self.model.encode(pixels)
+        return [f[0].to("cpu", torch.float16).contiguous() for f in features]
+
+
+def _read(path: Path) -> list[Tensor] | None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    digest, body = data[:_DIGEST], data[_DIGEST:]
+    if hashlib.sha256(body).digest() != digest:
+        log.warning("The cached features %s are damaged; computing them again.", path.name)
+        return None
+    try:
+        tensors = load(body)
+    except SafetensorError:
+        return None
+    return [tensors[str(i)] for i in range(len(tensors))]

@@ -1,0 +1,86 @@
+"""Pseudo labels of a whole snapshot, one PNG per image: the targets of stage 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.atomic import write_atomically
+from training.config import PseudoLabelConfig
+from training.dataset import IGNORE, candidate_rows, read_regions
+from training.features_cache import FeatureCache
+from training.inference import encode_file, model_size
+from training.model import SegmentationModel
+from training.pseudo_labels import expand, localise
+from training.snapshot import Snapshot, SnapshotItem
+from training.transforms import resize_nearest
+
+
+def write_pseudo_labels(
+    model: SegmentationModel,
+    data: Snapshot,
+    config: PseudoLabelConfig,
+    folder: Path,
+    cache: FeatureCache | None,
+    tick: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Label every labelled image with a stage-1 model in eval mode, at the size it works at.
+
+    Writes `folder`/<image id>.png (uint8, 255 = no label) and returns the shares of pixels that
+    are labelled and that expansion added.
+    """
+    folder.mkdir(exist_ok=True)
+    model.eval()
+    pixels = labelled = added = 0
+    items = data.labelled
+    for number, item in enumerate(items):
+        labels, inside = pseudo_labels(model, data, item, config, cache)
+        image = Image.fromarray(labels)
+        write_atomically(
+            folder / f"{item.image_id}.png", lambda file, i=image: i.save(file, "PNG")  # type: ignore[misc]
+        )  # fmt: skip
+        valid = labels != IGNORE
+        pixels, labelled = pixels + labels.size, labelled + int(valid.sum())
+        added += int((valid & ~inside).sum())
+        tick(number + 1, len(items))
+    return {
+        "labelled_share": round(labelled / pixels, 6),
+        "expanded_share": round(added / pixels, 6),
+    }
+
+
+def pseudo_labels(
+    model: SegmentationModel,
+    data: Snapshot,
+    item: SnapshotItem,
+    config: PseudoLabelConfig,
+    cache: FeatureCache | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Pseudo labels (H, W) uint8 of one image and where its labelled regions are, (H, W) bool."""
+    regions = read_regions(item)
+    indices, table = candidate_rows(item, data.num_outputs)
+    size = model_size(model, (regions.height, regions.width))
+    ids = resize_nearest(regions.ids, size).astype(np.int64)
+    candidates = np.zeros((regions.count, data.num_outputs), np.bool_)
+    candidates[indices] = table
+    visible = np.bincount(ids.ravel(), minlength=regions.count) > 0
+    selected = candidates.any(axis=1) & visible  # a tiny region may vanish at the working size
+    with torch.inference_mode():
+        features, _ = encode_file(model, item.image, data.file_hash(item.image), cache)
+        logits, points = model.decode(features, size)
+        device = logits.device
+        label = expand if config.expand else localise
+        labels = label(
+            points[0],
+            logits[0],
+            torch.from_numpy(ids).to(device),
+            torch.from_numpy(candidates).to(device),
+            torch.from_numpy(selected).to(device),
+        )
+    return np.asarray(labels.cpu().numpy(), np.uint8), selected[ids]

@@ -1,0 +1,296 @@
+"""One training round: stage 1 -> pseudo labels -> stage 2 -> a published version."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.checkpoints import Checkpoints, read_tensors, write_tensors
+from training.config import TrainConfig
+from training.dataset import (
+    Batch,
+    FeatureSource,
+    ImageSource,
+    Sample,
+    Source,
+    label_samples,
+    region_samples,
+)  # fmt: skip
+from training.errors import CheckpointError, ConfigError, SnapshotError, TrainingError
+from training.features_cache import FeatureCache
+from training.files import file_sha256, read_json, write_json
+from training.loop import Progress, Report, silent, train_stage
+from training.losses import stage1_loss, stage2_loss
+from training.model import SegmentationModel, build
+from training.predict import evaluate
+from training.pseudo_label_files import write_pseudo_labels
+from training.snapshot import Snapshot
+from training.versions import FINAL, MANIFEST, STAGE1, Version, version_manifest
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = {"stage1": STAGE1, "stage2": FINAL}
+_LOCK, _ROUND, _LABELS = "lock", "round.json", "pseudo_labels"
+
+
+def run_round(
+    snapshot: Path,
+    config: TrainConfig,
+    out: Path,
+    resume: bool = True,
+    progress: Report | None = None,
+    name: str | None = None,
+    cache_dir: Path | None = None,
+) -> Version:
+    """Train both stages on a snapshot and publish the version folder `out` (arXiv 2309.09319).
+
+    Work in progress lies in `out`.partial: a killed round, called again, goes on at its last whole
+    epoch and ends with the same weights (on CPU). `progress` is called every step and may raise to
+    stop. `cache_dir` keeps the features of a frozen encoder; default: beside the snapshot.
+    A whole version at `out` is returned as it is.
+
+    Raises:
+        SnapshotError: damaged, or without any labelled region.
+        ConfigError: unknown encoder, device or weights.
+        CheckpointError: `out`.partial belongs to another snapshot or config.
+        NonFiniteError: the loss became NaN or infinite.
+        TrainingError: another process trains this round.
+    """
+    if (out / MANIFEST).is_file():
+        return Version.load(out)
+    if out.exists():
+        raise CheckpointError(f"{out} is in the way and no model version.", hint="Move it away.")
+    data = Snapshot.load(snapshot)
+    if not data.label_count:
+        raise SnapshotError(
+            f"{snapshot} has no labelled region.", hint="Answer some questions, then train."
+        )
+    partial = out.with_name(out.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial), _torch_threads(config.threads):
+        if (out / MANIFEST).is_file():  # published while this process waited for nothing
+            return Version.load(out)
+        if not resume:
+            _clear(partial)
+        _claim(partial, data, config)
+        if (partial / MANIFEST).is_file():  # killed between its last file and its publication
+            _finish(partial, out)
+            return Version.load(out)
+        cache = cache_dir or snapshot.resolve().parent / "features"
+        _Round(data, config, partial, cache, progress or silent).publish(out, name or out.name)
+    return Version.load(out)
+
+
+@dataclass(frozen=True)
+class _Round:
+    data: Snapshot
+    config: TrainConfig
+    folder: Path
+    cache_dir: Path
+    report: Report
+
+    def publish(self, out: Path, name: str) -> None:
+        """Do what is still to do of every part, then rename the folder to `out`."""
+        started = time.monotonic()
+        first = self._trained("stage1")
+        labels = self._pseudo_labels(first)
+        final = self._trained("stage2")
+        self._say("publishing")
+        metrics = self._metrics(first, final) | {"pseudo_labels": labels}
+        metrics["seconds"] = round(time.monotonic() - started, 1)  # of this process, resumed or not
+        write_json(
+            self.folder / MANIFEST,
+            version_manifest(
+                name, self.data.classes, self.data.undefined, self.config, metrics, final,
+                self.data.hash, {f: file_sha256(self.folder / f) for f in WEIGHTS.values()},
+            ),
+        )  # fmt: skip
+        _finish(self.folder, out)
+
+    def _trained(self, stage: str) -> SegmentationModel:
+        """The model of a stage, trained from the pretrained weights, or read if it is done."""
+        config = self.config
+        model = build(
+            config.model, self.data.num_outputs, self.data.undefined, seed=config.seed
+        ).to(self._device)
+        done = self.folder / f"{stage}.json"
+        if done.is_file():
+            try:
+                model.load_state_dict(
+                    read_tensors(self.folder / WEIGHTS[stage], read_json(done)["sha256"])
+                )
+                return model.eval()
+            except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("The weights of %s are damaged, training it again: %s", stage, error)
+        checkpoints = Checkpoints(self.folder / f"{stage}-epochs")
+        source, loss = self._source(stage), self._loss(stage)
+        train_stage(model, source, loss, stage, config, checkpoints, self.report)
+        digest = write_tensors(self.folder / WEIGHTS[stage], model.state_dict())
+        write_json(done, {"sha256": digest})
+        shutil.rmtree(checkpoints.folder)
+        return model
+
+    def _source(self, stage: str) -> Source:
+        if stage == "stage1":
+            samples = region_samples(self.data)
+        else:
+            samples = label_samples(self.data, self.folder / _LABELS)
+        if self._cache is None:
+            return ImageSource(samples, self.config.augment, self.config.model.short_side)
+        if stage == "stage1":
+            self._prepare(samples, self._cache)
+        return FeatureSource(samples, self.config.augment, self._cache)
+
+    def _prepare(self, samples: list[Sample], cache: FeatureCache) -> None:
+        """Compute the features before the first step, so that its time does not mislead."""
+        flips = (False, True) if self.config.augment.hflip > 0 else (False,)
+        for number, sample in enumerate(samples):
+            for flip in flips:
+                cache.get(sample.image, sample.sha256, flip)
+            self._say("stage1", number + 1, len(samples))
+
+    def _loss(self, stage: str) -> Any:
+        config = self.config
+
+        def first(logits: Tensor, batch: Batch) -> Tensor:
+            assert batch.candidates is not None  # stage-1 samples have them
+            return stage1_loss(
+                logits, batch.targets, batch.candidates, config.temperature, config.loss_weights
+            )
+
+        def second(logits: Tensor, batch: Batch) -> Tensor:
+            return stage2_loss(logits, batch.targets, config.temperature)
+
+        return {"stage1": first, "stage2": second}[stage]
+
+    def _pseudo_labels(self, model: SegmentationModel) -> dict[str, Any]:
+        done = self.folder / f"{_LABELS}.json"
+        if done.is_file():
+            try:
+                return dict(read_json(done))
+            except (OSError, ValueError) as error:
+                log.warning("Pseudo labels are not whole, making them again: %s", error)
+        summary = write_pseudo_labels(
+            model, self.data, self.config.pseudo_labels, self.folder / _LABELS, self._cache,
+            lambda step, steps: self._say("pseudo_labels", step, steps),
+        )  # fmt: skip
+        write_json(done, summary)
+        return summary
+
+    def _metrics(self, first: SegmentationModel, final: SegmentationModel) -> dict[str, Any]:
+        """Held-out scores of both stages (null where there are none), and what was learnt from."""
+        data = self.data
+        metrics: dict[str, Any] = {
+            "images": len(data.labelled),
+            "labelled_regions": data.label_count,
+            "clicks": data.clicks,
+            "heldout_images": len(data.heldout),
+        }
+        for stage, model in (("stage1", first), ("stage2", final)):
+            iou = evaluate(
+                model, data.heldout, lambda item: data.file_hash(item.image), self._cache
+            ).to_json(data.classes)
+            metrics |= {f"{stage}_miou": iou["miou"], stage: iou}
+        metrics["miou"] = metrics["stage2_miou"]  # of the published model
+        return metrics
+
+    def _say(self, stage: str, step: int = 0, steps: int = 0) -> None:
+        self.report(Progress(stage, 0, 0, step, steps, float("nan"), float("nan")))
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return pick_device(self.config.device)
+
+    @cached_property
+    def _cache(self) -> FeatureCache | None:
+        if not self.config.model.frozen_encoder:
+            return None
+        model = build(self.config.model, self.data.num_outputs, seed=self.config.seed)
+        return FeatureCache(self.cache_dir, model.to(self._device))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of `config.device`; ConfigError if it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"There is no device {name!r} here: {error}", hint='Set device to "cpu" or "auto".'
+        ) from error
+    return device
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock falls with the process, however it ends."""
+    with open(folder / _LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TrainingError(
+                f"Another process trains in {folder}.", hint="Wait for it, or stop it."
+            ) from error
+        yield
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _claim(partial: Path, data: Snapshot, config: TrainConfig) -> None:
+    """Mark the folder with what is trained in it; CheckpointError if that is something else."""
+    # Where it runs does not change what is trained.
+    same = replace(config, device="auto", threads=1, loader_threads=0, compile=False)
+    claim = {"snapshot": data.hash, "config": same.to_json()}
+    path = partial / _ROUND
+    if path.is_file():
+        try:
+            found = read_json(path)
+        except ValueError:
+            found = None
+        if found != claim:
+            raise CheckpointError(
+                f"{partial} was begun with another snapshot or config.",
+                hint="Call with resume=False to start over, or choose another output folder.",
+            )
+        return
+    write_json(path, claim)
+
+
+def _finish(partial: Path, out: Path) -> None:
+    """Drop what only the training needed and publish the version."""
+    _clear(partial, {MANIFEST, _ROUND, _LOCK, *WEIGHTS.values()})
+    os.rename(partial, out)
+    (out / _ROUND).unlink()
+    (out / _LOCK).unlink()
+
+
+def _clear(folder: Path, keep: set[str] | None = None) -> None:
+    for path in folder.iterdir():
+        if path.name in (keep or {_LOCK}):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

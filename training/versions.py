@@ -1,0 +1,123 @@
+"""Trained models on disk: weights, config, metrics and hashes, published by one rename."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.checkpoints import read_tensors
+from training.config import TrainConfig
+from training.errors import CheckpointError, ConfigError
+from training.files import file_sha256, read_json
+from training.model import SegmentationModel, build
+from training.tensor_hash import tensors_hash
+
+FORMAT = 1
+MANIFEST = "version.json"
+FINAL, STAGE1 = "model.safetensors", "stage1.safetensors"
+_AGAIN = "Train the round again."
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version folder: FINAL answers predictions, STAGE1 asks the next questions."""
+
+    path: Path
+    name: str
+    classes: tuple[str, ...]
+    undefined: bool
+    config: TrainConfig
+    metrics: Mapping[str, Any]
+    weights_hash: str  # of the tensors of FINAL
+    snapshot_hash: str
+    sha256: Mapping[str, str]  # by file name
+
+    @property
+    def num_outputs(self) -> int:
+        """K: the classes, and the undefined one where there is one."""
+        return len(self.classes) + self.undefined
+
+    @classmethod
+    def load(cls, path: Path) -> Version:
+        """Read and verify; CheckpointError names the file that is missing or has changed."""
+        version = _parse(path)
+        for name, digest in version.sha256.items():
+            try:
+                found = file_sha256(path / name)
+            except OSError as error:
+                raise CheckpointError(f"{path} lacks its file {name}.", hint=_AGAIN) from error
+            if found != digest:
+                raise CheckpointError(f"The file {name} of {path} has changed.", hint=_AGAIN)
+        return version
+
+
+def load_model(
+    version: Version, device: str | torch.device = "cpu", which: str = "final"
+) -> SegmentationModel:
+    """The model in eval mode; `which` is "final" or "stage1". Raises CheckpointError."""
+    files = {"final": FINAL, "stage1": STAGE1}
+    if which not in files:
+        raise ConfigError(f"A version has no model {which!r}.", hint=f"Known: {', '.join(files)}.")
+    name = files[which]
+    tensors = read_tensors(version.path / name, version.sha256[name])
+    model = build(version.config.model, version.num_outputs, version.undefined, pretrained=False)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{name} of {version.name} does not fit its config: {error}", hint=_AGAIN
+        ) from error
+    return model.to(device).eval()
+
+
+def version_manifest(
+    name: str,
+    classes: tuple[str, ...],
+    undefined: bool,
+    config: TrainConfig,
+    metrics: Mapping[str, Any],
+    model: SegmentationModel,
+    snapshot_hash: str,
+    sha256: Mapping[str, str],
+) -> dict[str, Any]:
+    """The content of a version's manifest, as JSON values."""
+    return {
+        "format": FORMAT,
+        "name": name,
+        "classes": list(classes),
+        "undefined": undefined,
+        "config": config.to_json(),
+        "metrics": dict(metrics),
+        "weights_hash": tensors_hash(model.state_dict()),
+        "snapshot_hash": snapshot_hash,
+        "sha256": dict(sha256),
+    }
+
+
+def _parse(path: Path) -> Version:
+    try:
+        raw = read_json(path / MANIFEST)
+        if raw["format"] != FORMAT:
+            raise CheckpointError(f"Version format {raw['format']} is not {FORMAT}.", hint=_AGAIN)
+        sha256 = {str(k): str(v) for k, v in raw["sha256"].items()}
+        if not {FINAL, STAGE1} <= sha256.keys():
+            raise ValueError("weights are not listed")
+        return Version(
+            path,
+            str(raw["name"]),
+            tuple(raw["classes"]),
+            bool(raw["undefined"]),
+            TrainConfig.from_json(raw["config"]),
+            raw["metrics"],
+            str(raw["weights_hash"]),
+            str(raw["snapshot_hash"]),
+            sha256,
+        )
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no model version at {path}.", hint=_AGAIN) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"{path}/{MANIFEST} is damaged: {error}.", hint=_AGAIN) from error
