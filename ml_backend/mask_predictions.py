@@ -131,12 +131,10 @@ def _model(settings: Settings, version: VersionRow) -> SegmentationModel:
     if _loaded is None or _loaded[0] != version.weights_hash:
         import torch
 
+        from training.rounds import pick_device
         from training.versions import Version, load_model
 
         torch.set_num_threads(settings.threads)
-        device = settings.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         found = Version.load(Path(version.path))
         if found.weights_hash != version.weights_hash:
             raise BackendError(
@@ -144,5 +142,5 @@ def _model(settings: Settings, version: VersionRow) -> SegmentationModel:
                 "Restore PIXBAL_HOME from a backup.",
                 status=500,
             )
-        _loaded = (version.weights_hash, load_model(found, device=device))
+        _loaded = (version.weights_hash, load_model(found, pick_device(settings.device)))
     return _loaded[1]

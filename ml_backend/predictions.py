@@ -6,9 +6,12 @@ from typing import Any
 
 from label_config import Answer, ClassSchema, LabelConfigError, answer_result
 from ml_backend.errors import BackendError
+from ml_backend.queue_score import queue_score
 from ml_backend.store import Query
 
 NO_MODEL = "r0"
+# Above every queue_score: what nobody chose comes after what somebody did.
+LAST = 1.0
 
 
 def region_prediction(
@@ -16,10 +19,11 @@ def region_prediction(
 ) -> dict[str, Any]:
     """Ticks in advance and score of a question: {result, score, model_version}.
 
-    Label Studio hands out the lowest score first, hence score = -PixBal.
+    Label Studio hands out the lowest score first, and drops scores beyond [0, 1]: `queue_score`.
 
     Raises:
-        BackendError: a tick is no class of the schema, or the template has no ticks.
+        BackendError: a tick is no class of the schema, the template has no ticks, or the
+            score is not finite.
     """
     ticks = query.preticks
     if template == "region_dominant" and len(ticks) > 1:
@@ -32,9 +36,9 @@ def region_prediction(
         raise BackendError(
             f"Query {query.id} cannot be predicted: {error}", error.hint, status=409
         ) from error
-    return {"result": result, "score": -query.score, "model_version": model_version}
+    return {"result": result, "score": queue_score(query.score), "model_version": model_version}
 
 
 def no_prediction(model_version: str) -> dict[str, Any]:
     """For a task that asks nothing known: no ticks, and the score of the last place."""
-    return {"result": [], "score": 0.0, "model_version": model_version}
+    return {"result": [], "score": LAST, "model_version": model_version}

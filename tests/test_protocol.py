@@ -38,6 +38,7 @@ from label_config import build
 from ml_backend.app import Services, create_app
 from ml_backend.errors import BackendError
 from ml_backend.ingest import apply_event
+from ml_backend.queue_score import queue_score
 from ml_backend.store import Store, VersionRow
 
 RECORDED = Path(__file__).parent / "recorded" / "label_studio_1.23.2"
@@ -149,7 +150,9 @@ def test_recorded_prediction_with_our_setup(client: FlaskClient, name: str) -> N
     assert response.status_code == 200
     results = response.get_json()["results"]
     assert len(results) == len(request["body"]["tasks"])
-    assert all(item == {"result": [], "score": -1.0, "model_version": "r0"} for item in results)
+    assert all(
+        item == {"result": [], "score": queue_score(1.0), "model_version": "r0"} for item in results
+    )
 
 
 def test_recorded_events_applied_in_order(client: FlaskClient, store: Store) -> None:
@@ -266,7 +269,7 @@ def test_prediction_of_stored_questions_in_order(client: FlaskClient, store: Sto
     store.update_query_scores(scored)
     store.update_project(4, model_version="r2")
     results = predict(client, [{"id": 3}, {"id": 1}, {"id": 999}]).get_json()["results"]
-    assert [item["score"] for item in results] == [-2.0, 0.0, 0.0]
+    assert [item["score"] for item in results] == [queue_score(2.0), queue_score(0.0), 1.0]
     assert [item["model_version"] for item in results] == ["r2"] * 3
     assert results[0]["result"] == [
         {
@@ -292,7 +295,7 @@ def test_question_is_found_by_its_region_where_the_task_is_new(
         {"id": 54, "data": None},
     ]
     results = predict(client, tasks).get_json()["results"]
-    assert [item["score"] for item in results] == [-5.0, 0.0, 0.0, 0.0, 0.0]
+    assert [item["score"] for item in results] == [queue_score(5.0), 1.0, 1.0, 1.0, 1.0]
 
 
 def test_no_tasks_no_predictions(client: FlaskClient) -> None:

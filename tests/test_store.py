@@ -409,6 +409,16 @@ def test_label_of_a_task_that_is_not_known_yet_is_joined_later(store: Store) -> 
     assert statuses(store) == ["answered"]
 
 
+def test_same_words_join_a_label_to_its_query(asked: Store) -> None:
+    early = make_label(query_id=None)
+    asked.apply_label(early)
+    assert asked.apply_label(early) is False
+    assert asked.apply_label(replace(early, query_id=1, updated_at=at(-1))) is False
+    assert asked.apply_label(replace(early, query_id=1)) is True
+    assert asked.apply_label(replace(early, query_id=1)) is False
+    assert statuses(asked)[0] == "answered"
+
+
 def test_label_is_not_joined_across_projects(store: Store) -> None:
     store.add_project(make_project(5))
     store.apply_label(make_label(project_id=5, query_id=None, task_id=50))

@@ -39,6 +39,13 @@ class Labels(StorePart):
             insert = Dialects.insert(connection, table)
             new = insert.excluded
             allowed = and_(table.c.deleted.is_(False), new.updated_at > table.c.updated_at)
+            joined = and_(  # the same words, and now it is known which question they answer
+                table.c.deleted.is_(False),
+                table.c.query_id.is_(None),
+                new.query_id.is_not(None),
+                new.updated_at == table.c.updated_at,
+            )
+            allowed = or_(allowed, joined)
             if on_server:
                 allowed = or_(
                     allowed, and_(table.c.deleted.is_(True), new.seen_at > table.c.seen_at)
