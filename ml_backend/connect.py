@@ -6,6 +6,7 @@ from typing import Any
 
 from ml_backend.errors import BackendError
 from ml_backend.label_studio import Change, LabelStudio
+from ml_backend.media import LOCAL_FOLDER
 from ml_backend.security import SECRET_HEADER
 from ml_backend.settings import Settings
 
@@ -43,6 +44,10 @@ def connect(
     done.append(("webhook", ls.ensure_webhook(project_id, f"{url}/webhook", headers)))
     user, password = settings.basic_user, settings.basic_password
     done.append(("ML backend", ls.ensure_ml_backend(project_id, url, TITLE, user, password)))
+    if settings.media == "local-files" and settings.local_files_root is not None:
+        folder = settings.local_files_root / LOCAL_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        done.append(("local files", ls.ensure_local_storage(project_id, str(folder), TITLE)))
     # Without show_collab_predictions Label Studio forgets the model version at every change.
     order = {"sampling": UNCERTAINTY_SAMPLING, "show_collab_predictions": True}
     done.append(("order of the queue", _ensure_fields(ls, project_id, order)))

@@ -59,6 +59,27 @@ class ConnectionCalls(Calls):
     def _delete_webhook(self, webhook_id: int) -> None:
         self.call("deleting a webhook", lambda sdk: sdk.webhooks.delete(id=webhook_id))
 
+    def ensure_local_storage(self, project_id: int, folder: str, title: str) -> Change:
+        """Have Label Studio serve the files of a folder below its document root to the project.
+
+        Label Studio answers 404 to `/data/local-files/` addresses outside of every such folder.
+        """
+        found = self.call(
+            "local storages", lambda sdk: sdk.import_storage.local.list(project=project_id)
+        )
+        if any(storage.path == folder for storage in found):
+            return "unchanged"
+        self.call(
+            f"making a local storage of {folder}",
+            lambda sdk: sdk.import_storage.local.create(
+                # Never synchronised: its files are pictures of questions, not tasks.
+                project=project_id, path=folder, title=title, use_blob_urls=True,
+                synchronizable=False,
+            ),
+            repeat=False,
+        )  # fmt: skip
+        return "created"
+
     def ml_backends(self, project_id: int) -> list[dict[str, Any]]:
         """The project's ML backends; listing makes Label Studio ask each for /health and /setup."""
         found = self.call("ML backends", lambda sdk: sdk.ml.list(project=project_id))

@@ -215,3 +215,29 @@ def test_killed_backend_and_label_studio_lose_nothing(
     row = stack.wait_for_round(project_id, 1)
     assert row.labels == count
     assert_each_region_once(stack, project_id)
+
+
+def test_pictures_served_by_label_studio(
+    label_studio: LabelStudioServer,
+    images: tuple[Path, Path, dict[str, Path]],
+    tmp_path: Path,
+) -> None:
+    """PIXBAL_MEDIA=local-files: pictures lie below Label Studio's document root."""
+    listing, _, _ = images
+    media = {
+        "PIXBAL_MEDIA": "local-files",
+        "PIXBAL_LOCAL_FILES_ROOT": str(label_studio.files_root),
+    }
+    local = Stack(tmp_path / "local", label_studio, extra=media)
+    local.backend.start()
+    try:
+        project_id = local.init(listing, None, "local files", budget=4).project.id
+        (task, *_) = local.ls.tasks(project_id, with_annotations=False)
+        for kind in ("crop", "locator"):
+            assert task["data"][kind].startswith("/data/local-files/?d=pixbal/")
+            data = local.ls.fetch(task["data"][kind])
+            assert data[:2] == b"\xff\xd8"
+        again = local.init(listing, None, "local files", budget=4)
+        assert ("local files", "unchanged") in again.connected
+    finally:
+        local.stop()
