@@ -54,3 +54,5 @@ def configure_logging(settings: Settings, stream: IO[str] | None = None) -> None
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(settings.log_level)
+    # Alembic tells at every start which database it found.
+    logging.getLogger("alembic").setLevel("WARNING")

@@ -97,7 +97,8 @@ def webhook() -> tuple[Response, int]:
 @routes.post("/job_status")
 def job_status() -> Response:
     """The newest round of the project, or of every project where none is named."""
-    body = bodies.read_json(request) if request.content_length else {}
+    has_body = request.content_length or "Transfer-Encoding" in request.headers
+    body = bodies.read_json(request) if has_body else {}
     store = services().store
     known = [_project(body)] if "project" in body else store.projects()
     last = [rounds[-1] for project in known if (rounds := store.rounds(project.id))]

@@ -26,7 +26,7 @@ from backend_helpers import (
     make_store,
     open_queries,
 )
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, inspect, text
 
 from ml_backend.errors import Conflict, NotFound, StoreError
 from ml_backend.store import (
@@ -127,6 +127,20 @@ def test_newer_database_is_refused(url: str) -> None:
     with pytest.raises(StoreError, match=r"written by a newer release .revision 9999") as caught:
         Store.open(url)
     assert "restore the backup" in caught.value.hint
+
+
+def test_migration_that_fails_leaves_nothing_behind(url: str) -> None:
+    engine = make_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE pixbal_version (x INTEGER)"))  # the last one made
+    with pytest.raises(StoreError, match="pixbal_version"):
+        Store.open(url)
+    with engine.begin() as connection:
+        left = {name for name in inspect(connection).get_table_names() if "pixbal" in name}
+        connection.execute(text("DROP TABLE pixbal_version"))
+    engine.dispose()
+    assert left == {"pixbal_version"}
+    Store.open(url).close()
 
 
 def test_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ class StorePart:
     def _read(self) -> AbstractContextManager[Connection]:
         return reading(self._engine)
 
-    def _write(self) -> AbstractContextManager[Connection]:
-        return writing(self._engine)
+    def _write(self, *, alone: bool = True) -> AbstractContextManager[Connection]:
+        return writing(self._engine, alone=alone)
 
 
 class Dialects:

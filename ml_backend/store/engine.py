@@ -15,8 +15,8 @@ from ml_backend.errors import StoreError
 
 VERSION_TABLE = "pixbal_revision"
 BUSY_TIMEOUT_S = 30.0
-# Any constant: two processes that migrate one PostgreSQL database wait for each other on it.
-MIGRATION_LOCK = 0x70697862
+# Any constant: those who write to one PostgreSQL database wait for each other on it.
+WRITE_LOCK = 0x70697862
 
 
 def make_engine(url: str) -> Engine:
@@ -74,9 +74,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes: all of it or nothing."""
+def writing(engine: Engine, *, alone: bool = True) -> Iterator[Connection]:
+    """A transaction that writes: all of it or nothing.
+
+    Args:
+        alone: wait for other writers. SQLite has one writer anyway; doing the same on PostgreSQL
+            leaves no deadlocks and no half-seen labels to think about. False suits an insert that
+            depends on nothing.
+    """
     with engine.connect().execution_options(pixbal_write=True) as connection, connection.begin():
+        if alone and connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": WRITE_LOCK})
         yield connection
 
 
@@ -97,8 +105,6 @@ def migrate(engine: Engine) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     try:
         with writing(engine) as connection:
-            if connection.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": MIGRATION_LOCK})
             options = {"version_table": VERSION_TABLE}
             context = MigrationContext.configure(connection, opts=options)
             newer = set(context.get_current_heads()) - known

@@ -36,7 +36,7 @@ class Events(StorePart):
             "received_at": datetime.now(UTC),
         }
         table = schema.event
-        with self._write() as connection:
+        with self._write(alone=False) as connection:
             insert = Dialects.insert(connection, table)
             insert = insert.on_conflict_do_nothing(index_elements=["digest"])
             new = Dialects.changes(connection, insert, row)

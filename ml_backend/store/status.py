@@ -23,11 +23,9 @@ def refresh_statuses(connection: Connection, query_ids: Collection[int]) -> None
     answered = exists(select(label.c.annotation_id).where(live, label.c.kind != "skipped"))
     skipped = exists(select(label.c.annotation_id).where(live, label.c.kind == "skipped"))
     status = case((answered, "answered"), (skipped, "skipped"), else_="open")
-    for chunk in chunks(sorted(set(query_ids))):
-        # PostgreSQL: a statement sees the labels committed before it began, so the lock comes
-        # first. Two annotators of one region cannot then leave a status that fits neither.
-        here = query.c.id.in_(chunk)
-        connection.execute(select(query.c.id).where(here).order_by(query.c.id).with_for_update())
+    for chunk in chunks(set(query_ids)):
         connection.execute(
-            update(query).where(here, query.c.status.in_(IN_LABEL_STUDIO)).values(status=status)
+            update(query)
+            .where(query.c.id.in_(chunk), query.c.status.in_(IN_LABEL_STUDIO))
+            .values(status=status)
         )
