@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ml_backend.store import Image, Project, Query
 from training.regions import RegionId
+from training.selection import select
 
 if TYPE_CHECKING:
     from training.pool_scores import PoolScores
@@ -39,8 +40,6 @@ def plan_queries(
     Returns:
         Queries with status "planned"; empty where the pool or the budget is used up.
     """
-    from training.acquisition import select
-
     rows = _pool_rows(images, asked, scores)
     if not rows or budget_clicks <= 0:
         return []
@@ -50,7 +49,7 @@ def plan_queries(
     )
     chosen = select(values, cost, budget_clicks)
     queries = []
-    for position in np.asarray(chosen).tolist():
+    for position in chosen.tolist():
         image, region = rows[position]
         presence = scores.images[image.image_id].presence[region]
         queries.append(
