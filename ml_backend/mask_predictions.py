@@ -131,7 +131,7 @@ def _model(settings: Settings, version: VersionRow) -> SegmentationModel:
     if _loaded is None or _loaded[0] != version.weights_hash:
         import torch
 
-        from training.rounds import pick_device
+        from training.device import pick_device
         from training.versions import Version, load_model
 
         torch.set_num_threads(settings.threads)
