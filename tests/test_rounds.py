@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from training_helpers import end_to_end_config, tiny_config, tiny_snapshot
+
+from training import rounds
 from training.errors import CheckpointError, ConfigError, SnapshotError, TrainingError
 from training.loop import Progress
 from training.rounds import run_round
 from training.snapshot import Snapshot, write_snapshot
+from training.tensor_hash import tensors_hash
 from training.versions import Version, load_model
 
 # Put before what is there already.
@@ -37,6 +39,10 @@ def kill_at(progress):
 
 run_round(snapshot, tiny_config(), out, progress=kill_at)
 """
+
+
+class Stop(Exception):
+    """Raised by a caller that wants to stop."""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +85,13 @@ def test_a_whole_version_is_returned_untouched(version: Version, snapshot: Snaps
 
 
 @pytest.mark.parametrize(
-    ("stage", "step"), [("stage1", 3), ("pseudo_labels", 2), ("stage2", 3), ("publishing", 0)]
+    ("stage", "step"),
+    [
+        ("stage1", 3),
+        pytest.param("pseudo_labels", 2, marks=pytest.mark.slow),
+        ("stage2", 3),
+        pytest.param("publishing", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_called_again_ends_with_the_same_weights(
     version: Version, snapshot: Snapshot, tmp_path: Path, stage: str, step: int
@@ -101,6 +113,41 @@ def test_killed_and_called_again_ends_with_the_same_weights(
     assert stage == "stage1" or not [p for p in seen if p.stage == "stage1" and p.epoch]
 
 
+def test_killed_before_the_rename(
+    version: Version, snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*paths: Path) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "_finish", killed)
+        with pytest.raises(Stop):
+            run_round(snapshot.path, tiny_config(), tmp_path / "v")
+    seen: list[Progress] = []
+    again = run_round(snapshot.path, tiny_config(), tmp_path / "v", progress=seen.append)
+    assert not seen  # nothing left to train
+    assert again.weights_hash == version.weights_hash
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["v"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["pseudo_labels.expand=false"],
+        ["pseudo_labels.conflicts=margin", "pseudo_labels.passing_only=true"],
+        ["pseudo_labels.threshold=min", "pseudo_labels.expand_undefined=false"],
+    ],
+)
+def test_pseudo_label_settings_reach_stage_2(
+    version: Version, snapshot: Snapshot, tmp_path: Path, settings: list[str]
+) -> None:
+    other = run_round(snapshot.path, tiny_config().with_overrides(settings), tmp_path / "v")
+    share = other.metrics["pseudo_labels"]["expanded_share"]
+    assert (share == 0) is (settings == ["pseudo_labels.expand=false"])
+    stage1 = [tensors_hash(load_model(v, which="stage1").state_dict()) for v in (version, other)]
+    assert stage1[0] == stage1[1]
+
+
 def test_every_step_is_reported(snapshot: Snapshot, tmp_path: Path) -> None:
     seen: list[Progress] = []
     run_round(snapshot.path, tiny_config(), tmp_path / "v", progress=seen.append)
@@ -110,10 +157,6 @@ def test_every_step_is_reported(snapshot: Snapshot, tmp_path: Path) -> None:
     assert [(p.epoch, p.step) for p in steps] == [(1, 1), (1, 2), (2, 3), (2, 4)]
     assert all(p.loss > 0 and p.eta_s >= 0 and (p.epochs, p.steps) == (2, 4) for p in steps)
     assert steps[-1].eta_s == 0
-
-
-class Stop(Exception):
-    """Raised by a caller that wants to stop."""
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "both"])
@@ -171,7 +214,7 @@ def test_partial_folder_of_another_config_is_refused(snapshot: Snapshot, tmp_pat
     out = tmp_path / "v"
     with pytest.raises(Stop):
         run_round(snapshot.path, tiny_config(), out, progress=stop)
-    with pytest.raises(CheckpointError, match="another snapshot or config.*resume=False"):
+    with pytest.raises(CheckpointError, match=r"another snapshot or config.*resume=False"):
         run_round(snapshot.path, tiny_config(seed=7), out)
     assert run_round(snapshot.path, tiny_config(seed=7), out, resume=False).name == "v"
 

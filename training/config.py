@@ -90,6 +90,20 @@ class PseudoLabelConfig:
     """How stage 2 gets its dense targets."""
 
     expand: bool = True  # paper: also label the ring of neighbouring regions
+    temperature: float = 1.0  # paper; of the softmax that finds the prototypes
+    normalise: bool = False  # paper: features are not brought to unit length after upsampling
+    threshold: str = "median"  # paper; or "min"
+    passing_only: bool = False  # paper: the class need not be the one over its threshold
+    conflicts: str = "later"  # paper; or "similarity", "margin"
+    expand_undefined: bool = True  # paper: "nothing listed" spreads like a class
+
+    def __post_init__(self) -> None:
+        where = "pseudo_labels"
+        ensure(self.temperature > 0, f"{where}.temperature", "positive", self.temperature)
+        known = ("median", "min")
+        ensure(self.threshold in known, f"{where}.threshold", f"one of {known}", self.threshold)
+        rules = ("later", "similarity", "margin")
+        ensure(self.conflicts in rules, f"{where}.conflicts", f"one of {rules}", self.conflicts)
 
 
 @dataclass(frozen=True)
@@ -184,8 +198,8 @@ def _end_to_end(encoder: str, crop: int, epochs: int, stages: tuple[StageConfig,
     )
 
 
-_CPU_STAGE = StageConfig(lr=3e-4, epochs=10, steps_per_epoch=60)
-_DEMO_STAGE = StageConfig(lr=4e-4, epochs=5, steps_per_epoch=40)
+_CPU_STAGE = StageConfig(lr=5e-4, epochs=10, steps_per_epoch=60)
+_DEMO_STAGE = StageConfig(lr=1e-3, epochs=4, steps_per_epoch=30)
 
 CONFIGS: dict[str, TrainConfig] = {
     # Frozen encoder, cached features: minutes on one core.

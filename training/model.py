@@ -20,8 +20,9 @@ STRIDE = 16  # inputs are padded to a multiple of this, so that both feature map
 
 
 def length(features: Tensor) -> Tensor:
-    """|f| over the channels, (B, 1, h, w), at least 1e-12, in float32."""
-    return features.float().square().sum(1, keepdim=True).clamp_min(EPS * EPS).sqrt()
+    """|f| over the channels, (B, 1, h, w), at least 1e-12, in float32 or wider."""
+    wide = features.to(torch.promote_types(features.dtype, torch.float32))
+    return wide.square().sum(1, keepdim=True).clamp_min(EPS * EPS).sqrt()
 
 
 class CosineClassifier(nn.Module):
@@ -36,7 +37,7 @@ class CosineClassifier(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, F, h, w) -> (B, K, h, w) cosines."""
-        weight = F.normalize(self.weight.float(), dim=1, eps=EPS)
+        weight = F.normalize(self.weight, dim=1, eps=EPS)
         products = F.conv2d(features, weight[:, :, None, None])
         return products / length(features)
 

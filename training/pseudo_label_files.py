@@ -75,12 +75,12 @@ def pseudo_labels(
         features, _ = encode_file(model, item.image, data.file_hash(item.image), cache)
         logits, points = model.decode(features, size)
         device = logits.device
-        label = expand if config.expand else localise
-        labels = label(
-            points[0],
-            logits[0],
-            torch.from_numpy(ids).to(device),
-            torch.from_numpy(candidates).to(device),
-            torch.from_numpy(selected).to(device),
-        )
+        arrays = (torch.from_numpy(a).to(device) for a in (ids, candidates, selected))
+        shared: dict[str, Any] = {"temperature": config.temperature, "normalise": config.normalise}
+        if config.expand:
+            shared |= {"threshold": config.threshold, "passing_only": config.passing_only}
+            shared |= {"conflicts": config.conflicts}
+            if data.undefined and not config.expand_undefined:
+                shared["undefined"] = len(data.classes)
+        labels = (expand if config.expand else localise)(points[0], logits[0], *arrays, **shared)
     return np.asarray(labels.cpu().numpy(), np.uint8), selected[ids]

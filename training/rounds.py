@@ -28,7 +28,8 @@ from training.dataset import (
     label_samples,
     region_samples,
 )  # fmt: skip
-from training.errors import CheckpointError, ConfigError, SnapshotError, TrainingError
+from training.device import pick_device, torch_threads
+from training.errors import CheckpointError, SnapshotError, TrainingError
 from training.features_cache import FeatureCache
 from training.files import file_sha256, read_json, write_json
 from training.loop import Progress, Report, silent, train_stage
@@ -79,7 +80,7 @@ def run_round(
         )
     partial = out.with_name(out.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    with _locked(partial), _torch_threads(config.threads):
+    with _locked(partial), torch_threads(config.threads):
         if (out / MANIFEST).is_file():  # published while this process waited for nothing
             return Version.load(out)
         if not resume:
@@ -221,20 +222,6 @@ class _Round:
         return FeatureCache(self.cache_dir, model.to(self._device))
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of `config.device`; ConfigError if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"There is no device {name!r} here: {error}", hint='Set device to "cpu" or "auto".'
-        ) from error
-    return device
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock falls with the process, however it ends."""
@@ -246,16 +233,6 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"Another process trains in {folder}.", hint="Wait for it, or stop it."
             ) from error
         yield
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _claim(partial: Path, data: Snapshot, config: TrainConfig) -> None:

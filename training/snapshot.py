@@ -232,7 +232,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             raise SnapshotError(
                 f"Snapshot format {manifest['format']} is not {FORMAT}.", hint=_REMAKE
             )
-        return dict(manifest)
+        return dict(manifest) | {"sha256": dict(manifest["sha256"])}
     except FileNotFoundError as error:
         raise SnapshotError(f"There is no snapshot at {path}.", hint=_REMAKE) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
