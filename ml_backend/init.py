@@ -85,7 +85,7 @@ def initialise(
             with, or Label Studio refuses (with what to do).
     """
     schema = ClassSchema.load(request.classes)
-    sources = _sources(settings, ls, request)
+    sources = _sources(settings, ls, request, schema)
     project, created = _project(store, ls, request, schema)
     with file_lock(project_lock(settings.home, project.id), what=f"import into {project.id}"):
         cut = Cut(settings.home, project.method, project.side_px, settings.max_pixels)
@@ -112,12 +112,14 @@ def initialise(
     )
 
 
-def _sources(settings: Settings, ls: LabelStudio, request: InitRequest) -> list[Source]:
+def _sources(
+    settings: Settings, ls: LabelStudio, request: InitRequest, schema: ClassSchema
+) -> list[Source]:
     sources = [source for spec in request.images for source in list_sources(spec)]
     if request.from_project is not None:
         sources += sources_of_project(settings, ls, request.from_project)
     if request.heldout is not None:
-        sources += list_heldout(request.heldout)
+        sources += list_heldout(request.heldout, len(schema.names))
     return sources
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from ml_backend.errors import BackendError
 from ml_backend.store import Image, Project, Store
 from training.atomic import write_atomically
+from training.datasets import find_pairs
 from training.errors import TrainingError
 from training.images import content_id, read_image
 from training.superpixels import segment
@@ -102,13 +103,14 @@ def list_sources(spec: str) -> list[Source]:
     return [Source(name=str(p), path=p.resolve()) for p in found]
 
 
-def list_heldout(folder: str) -> list[Source]:
-    """Held-out images with masks: a folder that holds `images/` and `masks/` of equal stems."""
-    from training.datasets import find_pairs
+def list_heldout(folder: str, num_classes: int) -> list[Source]:
+    """Held-out images with masks: a folder that holds `images/` and `masks/` of equal stems.
 
+    Mask values from `num_classes` on are void.
+    """
     root = Path(folder).expanduser().resolve()
-    pairs = find_pairs(root / "images", root / "masks")
-    return [Source(str(i), i, split="heldout", mask=m) for i, m in pairs]
+    pairs = find_pairs(root / "images", root / "masks", num_classes)
+    return [Source(str(p.image), p.image, split="heldout", mask=p.mask) for p in pairs]
 
 
 def import_images(

@@ -57,6 +57,11 @@ class Runtime:
             raise NotFound(f"project {project_id} is unknown here", hint="Run `pixbal init` first.")
         return project
 
+    @property
+    def features_dir(self) -> Path:
+        """Features of frozen encoders, shared by training and scoring; a cache."""
+        return self.settings.home / "features"
+
     def snapshot_dir(self, project_id: int, number: int) -> Path:
         """Frozen training input of a round."""
         return self.settings.home / "snapshots" / f"p{project_id}" / f"r{number}"
@@ -179,7 +184,13 @@ def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -
     out.parent.mkdir(parents=True, exist_ok=True)
     report = _progress_writer(runtime.store, project_id, number)
     version = run_round(
-        Path(snapshot), config, out, resume=True, progress=report, name=version_name(number)
+        Path(snapshot),
+        config,
+        out,
+        resume=True,
+        progress=report,
+        name=version_name(number),
+        cache_dir=runtime.features_dir,
     )
     return str(version.path)
 
@@ -262,7 +273,14 @@ def score_round(runtime: Runtime, project_id: int, number: int) -> str:
             "threads": runtime.settings.threads,
         }
     )
-    score_pool(version, pool, config, seed=project.seed + number, out=out)
+    score_pool(
+        version,
+        pool,
+        config,
+        seed=project.seed + number,
+        out=out,
+        cache_dir=runtime.features_dir,
+    )
     return str(out)
 
 

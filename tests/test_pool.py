@@ -210,7 +210,7 @@ def test_heldout_pairs(tmp_path: Path) -> None:
     (tmp_path / "images" / "a.png").write_bytes(encoded(picture(), "PNG"))
     mask = PILImage.fromarray(np.zeros((48, 64), np.uint8))
     (tmp_path / "masks" / "a.png").write_bytes(encoded(mask, "PNG"))
-    (found,) = list_heldout(str(tmp_path))
+    (found,) = list_heldout(str(tmp_path), 3)
     assert (found.split, found.path.name) == ("heldout", "a.png")
     assert found.mask is not None
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.datasets import find_pairs
+from training.datasets import CAMVID_VOID, Pair, camvid
 from training.scenes import write_scene_set
 
 POOL_IMAGES = 60
@@ -38,13 +38,13 @@ class DemoData:
 def prepare_data(folder: Path, seed: int) -> DemoData:
     """Choose or make the images; the choice is spread evenly over the sequences."""
     folder.mkdir(parents=True, exist_ok=True)
-    camvid = camvid_folder()
-    if camvid is not None:
-        return _collect(folder, "CamVid", camvid, "camvid", void=11)
+    found = camvid_folder()
+    if found is not None:
+        return _collect(folder, "CamVid", found, "camvid")
     scenes = folder / "scenes"
     if not (scenes / "classes.json").is_file():
         write_scene_set(scenes, train=POOL_IMAGES, heldout=HELDOUT_IMAGES, seed=seed)
-    return _collect(folder, "procedural scenes", scenes, str(scenes / "classes.json"), void=11)
+    return _collect(folder, "procedural scenes", scenes, str(scenes / "classes.json"))
 
 
 def camvid_folder() -> Path | None:
@@ -56,23 +56,24 @@ def camvid_folder() -> Path | None:
     return None
 
 
-def _collect(folder: Path, name: str, root: Path, classes: str, void: int) -> DemoData:
-    pool = _spread(find_pairs(root / "train" / "images", root / "train" / "masks"), POOL_IMAGES)
-    test = _spread(find_pairs(root / "test" / "images", root / "test" / "masks"), HELDOUT_IMAGES)
+def _collect(folder: Path, name: str, root: Path, classes: str) -> DemoData:
+    pool = _spread(camvid(root, "train").pairs, POOL_IMAGES)
+    test = _spread(camvid(root, "test").pairs, HELDOUT_IMAGES)
     listing = folder / "pool.txt"
-    listing.write_text("".join(f"{image}\n" for image, _ in pool), encoding="utf-8")
+    listing.write_text("".join(f"{pair.image}\n" for pair in pool), encoding="utf-8")
     heldout = folder / "heldout"
-    for kind, index in (("images", 0), ("masks", 1)):
+    for kind in ("images", "masks"):
         (heldout / kind).mkdir(parents=True, exist_ok=True)
         for old in (heldout / kind).iterdir():
             old.unlink()
-        for pair in test:
-            (heldout / kind / pair[index].name).symlink_to(pair[index])
-    masks = {str(image): mask for image, mask in pool}
-    return DemoData(name, listing, heldout, classes, masks, void)
+    for pair in test:
+        (heldout / "images" / pair.image.name).symlink_to(pair.image)
+        (heldout / "masks" / pair.mask.name).symlink_to(pair.mask)
+    masks = {str(pair.image): pair.mask for pair in pool}
+    return DemoData(name, listing, heldout, classes, masks, CAMVID_VOID)
 
 
-def _spread(pairs: Sequence[tuple[Path, Path]], count: int) -> list[tuple[Path, Path]]:
+def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
     """`count` of the pairs at even steps."""
     step = max(1.0, len(pairs) / count)
     return [pairs[int(i * step)] for i in range(min(count, len(pairs)))]
