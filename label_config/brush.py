@@ -12,9 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from label_config.classes import ClassSchema
 from label_config.errors import LabelConfigError
-from label_config.layouts import layout
+from label_config.mask_control import MaskControl
 
 MAX_PIXELS = 50_000_000
 
@@ -70,35 +69,35 @@ def decode_rle(rle: bytes | Sequence[int], width: int, height: int) -> bytes:
 
 
 def mask_result(
-    masks: Mapping[str, bytes], width: int, height: int, schema: ClassSchema
+    masks: Mapping[str, bytes], width: int, height: int, control: MaskControl
 ) -> list[dict[str, Any]]:
-    """Label Studio's `result` of one brush region per class name, in the template `image_masks`.
+    """Label Studio's `result` of one brush region per class name, for a brush control.
 
-    A mask is one byte per pixel, painted where not 0; classes without a painted pixel are left out.
+    A mask is one byte per pixel, painted where not 0; classes without a painted pixel, and those
+    that the control has no label for, are left out.
     """
-    plan = layout("image_masks")
     return [
         {
-            "id": f"mask-{schema.index(name)}",
-            "from_name": plan.from_name,
-            "to_name": plan.to_name,
+            "id": f"mask-{number}",
+            "from_name": control.from_name,
+            "to_name": control.to_name,
             "type": "brushlabels",
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
             "value": {
                 "format": "rle",
-                "rle": encode_rle(mask, width, height),
-                "brushlabels": [str(schema.index(name))],
+                "rle": encode_rle(masks[name], width, height),
+                "brushlabels": [stored],
             },
         }
-        for name, mask in masks.items()
-        if any(mask)
+        for number, (name, stored) in enumerate(control.stored.items())
+        if any(masks.get(name, b""))
     ]
 
 
 def read_masks(
-    result: Sequence[Mapping[str, Any]], schema: ClassSchema
+    result: Sequence[Mapping[str, Any]], control: MaskControl
 ) -> dict[str, tuple[bytes, int, int]]:
     """Mask (0 and 1 per pixel), width and height of each painted class.
 
@@ -106,16 +105,16 @@ def read_masks(
 
     Raises: LabelConfigError for an unknown class, damaged data, or regions of different sizes.
     """
-    plan = layout("image_masks")
+    names = {stored: name for name, stored in control.stored.items()}
     found: dict[str, tuple[bytes, int, int]] = {}
     for item in result:
-        if item.get("type") != "brushlabels" or item.get("from_name") != plan.from_name:
+        if item.get("type") != "brushlabels" or item.get("from_name") != control.from_name:
             continue
         try:
             width, height = int(item["original_width"]), int(item["original_height"])
-            (alias,) = item["value"]["brushlabels"]
+            (stored,) = item["value"]["brushlabels"]
             rle = item["value"]["rle"]
-            name = dict(zip(map(str, range(len(schema.names))), schema.names, strict=True))[alias]
+            name = names[stored]
         except (KeyError, TypeError, ValueError) as error:
             raise LabelConfigError(
                 f"A brush region cannot be read: {error!r}.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from dataclasses import dataclass
 from importlib import resources
 from xml.etree import ElementTree as ET
@@ -12,10 +11,8 @@ from label_config.classes import NOTHING_TEXT, UNSURE_TEXT, ClassInfo, ClassSche
 from label_config.errors import LabelConfigError
 from label_config.hotkeys import NOTHING_KEY, UNSURE_KEY
 from label_config.layouts import NOTHING_ALIAS, TEMPLATES, UNSURE_ALIAS, Layout, layout
+from label_config.safe_xml import parse
 from label_config.style import style
-
-MAX_CHARACTERS = 1_000_000
-MAX_TAGS = 5_000
 
 _REINSTALL = "Put the template back with `pixbal init`, or undo the change in Label Studio."
 
@@ -73,7 +70,7 @@ def read(xml: str) -> ParsedConfig:
     Raises: LabelConfigError on other XML, a missing or renamed control, an added or missing
     choice, document types or entities, more than 1,000,000 characters.
     """
-    root = _parse(xml)
+    root = parse(xml, _REINSTALL)
     template = _recognise(root)
     plan = TEMPLATES[template]
     control = _only(root, plan.tag, plan.from_name)
@@ -122,29 +119,6 @@ def _extra(text: str, alias: str, hotkey: str) -> ET.Element:
 def _read_item(plan: Layout, item: ET.Element) -> ClassInfo:
     color = item.get("color" if plan.choice else "background", "")
     return ClassInfo(item.get("value", ""), color.lower(), item.get("hotkey"))
-
-
-def _parse(xml: str) -> ET.Element:
-    if not isinstance(xml, str):
-        raise LabelConfigError(f"Expected a labelling configuration as text, got {type(xml)}.")
-    if len(xml) > MAX_CHARACTERS or xml.count("<") > 2 * MAX_TAGS:
-        raise LabelConfigError(
-            f"The labelling configuration has {len(xml)} characters and {xml.count('<')} tags; "
-            f"at most {MAX_CHARACTERS} and {2 * MAX_TAGS} are read.",
-            hint="Lists longer than 200 classes are not supported.",
-        )
-    # Refused before any parser sees them: entities can grow without end or name files.
-    if re.search(r"<!\s*(DOCTYPE|ENTITY)", xml, re.IGNORECASE):
-        raise LabelConfigError(
-            "The labelling configuration declares a document type or an entity.",
-            hint="Remove <!DOCTYPE ...> and <!ENTITY ...>.",
-        )
-    try:
-        return ET.fromstring(xml)
-    except (ET.ParseError, ValueError) as error:
-        raise LabelConfigError(
-            f"The labelling configuration is not XML: {error}.", hint=_REINSTALL
-        ) from error
 
 
 def _recognise(root: ET.Element) -> str:

@@ -1,19 +1,21 @@
-"""Whole-image masks for projects with brush labels. Torch is imported at the first prediction."""
+"""Whole-image masks for brush and polygon labels. Torch is imported at the first prediction."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from label_config import ClassSchema
+from label_config import ClassSchema, LabelConfigError
 from label_config.brush import mask_result
-from ml_backend.errors import BackendError, NotReady
+from label_config.mask_control import Kind, MaskControl, read_mask_control
+from ml_backend.errors import BackendError, Conflict, NotReady
+from ml_backend.polygons import polygon_result
 from ml_backend.predictions import no_prediction
 from ml_backend.settings import Settings
 from ml_backend.store import Image, Project, Store, VersionRow
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from training.model import SegmentationModel
 
 log = logging.getLogger(__name__)
+
+# By kind of control: masks by class name, width, height, control -> Label Studio's result.
+RESULTS: Mapping[
+    Kind, Callable[[Mapping[str, bytes], int, int, MaskControl], list[dict[str, Any]]]
+] = {"brush": mask_result, "polygon": polygon_result}
 
 # One prediction at a time: two threads of one model need twice the memory and are not faster.
 _lock = threading.Lock()
@@ -55,19 +62,28 @@ def serving_version(store: Store, project: Project) -> VersionRow:
 
 
 def mask_predictions(
-    settings: Settings, store: Store, project: Project, tasks: list[Mapping[str, Any]]
+    settings: Settings,
+    store: Store,
+    project: Project,
+    label_config: str,
+    tasks: list[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """One brush prediction per task, from the newest model.
+    """One prediction per task, from the newest model, for the labels of the setup as it is now.
 
     An image that is not stored here, or cannot be read, gets an empty prediction: one bad task
     must not take the others with it.
 
     Raises:
+        Conflict: the setup has no place for masks of the project's classes.
         NotReady: no model version is published yet.
     """
-    version = serving_version(store, project)
     schema = ClassSchema.from_json(project.schema_json)
-    return [_one(settings, store, project, version, schema, task) for task in tasks]
+    try:
+        control = read_mask_control(label_config, schema)
+    except LabelConfigError as error:
+        raise Conflict(error.message, error.hint) from error
+    version = serving_version(store, project)
+    return [_one(settings, store, project, version, control, task) for task in tasks]
 
 
 def _one(
@@ -75,7 +91,7 @@ def _one(
     store: Store,
     project: Project,
     version: VersionRow,
-    schema: ClassSchema,
+    control: MaskControl,
     task: Mapping[str, Any],
 ) -> dict[str, Any]:
     empty = no_prediction(version.name)
@@ -92,10 +108,10 @@ def _one(
     height, width = mask.shape
     masks = {
         name: np.equal(mask, index).astype(np.uint8).tobytes()
-        for index, name in enumerate(schema.names)
-        if np.any(mask == index)
+        for index, name in enumerate(ClassSchema.from_json(project.schema_json).names)
+        if name in control.stored and np.any(mask == index)
     }
-    return {**empty, "result": mask_result(masks, width, height, schema)}
+    return {**empty, "result": RESULTS[control.kind](masks, width, height, control)}
 
 
 def find_image(store: Store, project_ids: tuple[int, ...], task: Mapping[str, Any]) -> Image | None:

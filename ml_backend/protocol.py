@@ -13,7 +13,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 
 from label_config import ClassSchema, LabelConfigError, read
 from ml_backend import bodies
-from ml_backend.errors import BadRequest, Conflict, NotFound
+from ml_backend.errors import BadRequest, Conflict, NotFound, NotReady
 from ml_backend.ingest import HANDLERS, REGION_TEMPLATES, positive_int
 from ml_backend.media import IMAGE_ID, picture
 from ml_backend.payloads import predicted_tasks, project_id, stored_payload
@@ -46,7 +46,7 @@ def health() -> Response:
 def setup() -> Response:
     """The version Label Studio shows. `access_token` and `hostname` are not looked at."""
     body = bodies.read_json(request)
-    return jsonify(model_version=current_version(_project(body)))
+    return jsonify(model_version=shown_version(services().store, _project(body)))
 
 
 @routes.get("/versions")
@@ -64,14 +64,16 @@ def predict() -> Response:
     """One prediction per task, in their order."""
     body = bodies.read_json(request, bodies.MAX_PREDICT_BODY)
     project = _project(body)
-    check_config(project, bodies.member(body, "label_config", str))
+    label_config = bodies.member(body, "label_config", str)
     tasks = predicted_tasks(body)
     if project.template in REGION_TEMPLATES:
+        check_config(project, label_config)
         results = region_predictions(services().store, project, tasks)
     elif project.template == "image_masks":
         from ml_backend.mask_predictions import mask_predictions
 
-        results = mask_predictions(services().settings, services().store, project, tasks)
+        here = services()
+        results = mask_predictions(here.settings, here.store, project, label_config, tasks)
     else:
         raise Conflict(f"Projects of the template {project.template!r} get no predictions.")
     return jsonify(results=results)
@@ -88,8 +90,12 @@ def webhook() -> tuple[Response, int]:
     if action not in STORED_ACTIONS:
         return jsonify(ok=True, stored=False), 200
     payload = stored_payload(action, number, body)
-    if services().store.project(number) is None:
+    project = services().store.project(number)
+    if project is None:
         raise _unknown(number)
+    if project.template == "image_masks":
+        # Masks teach nothing here, and with them each event would be megabytes.
+        return jsonify(ok=True, stored=False), 200
     event, is_new = services().store.record_event(number, action, payload)
     return jsonify(ok=True, stored=True, new=is_new, event=event.id), 201 if is_new else 200
 
@@ -120,6 +126,18 @@ def media(signature: str, project: int, image_id: str, index: int, kind: str) ->
 def current_version(project: Project) -> str:
     """The version in use; "r0" stands for "no model yet"."""
     return project.model_version or NO_MODEL
+
+
+def shown_version(store: Store, project: Project) -> str:
+    """The version whose predictions Label Studio shows: of masks, the one that would draw them."""
+    if project.template != "image_masks":
+        return current_version(project)
+    from ml_backend.mask_predictions import serving_version
+
+    try:
+        return serving_version(store, project).name
+    except NotReady:
+        return NO_MODEL
 
 
 def check_config(project: Project, label_config: str) -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from label_config import ClassSchema, LabelConfigError, decode_rle, encode_rle
 from label_config.brush import mask_result, read_masks
+from label_config.mask_control import template_control
 
-CAMVID = ClassSchema.load("camvid")
+CAMVID = template_control(ClassSchema.load("camvid"))
 
 # A 3 x 1 mask 0 1 1 as RGBA is 4 zeros and 8 times 255, so 12 values, word size 8, run sizes
 # 4 8 12 16; worked out by hand:

@@ -1,4 +1,4 @@
-"""ml_backend.mask_predictions: the final model's masks as brush labels, one bad task aside."""
+"""ml_backend.mask_predictions: the final model's masks, one bad task aside."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from flask.testing import FlaskClient
 from training_helpers import CLASSES, tiny_config, tiny_snapshot, write_pool
 
 from label_config.brush import read_masks
+from label_config.mask_control import template_control
 from ml_backend import mask_predictions
 from ml_backend.app import Services, create_app
 from ml_backend.errors import NotReady
@@ -67,9 +68,18 @@ def client(tmp_path: Path, store: Store) -> FlaskClient:
     return create_app(Services(settings, store)).test_client()
 
 
-def predict(client: FlaskClient, *tasks: dict[str, Any]) -> Any:
-    body = {"project": "9.1", "label_config": MASKS.label_config, "tasks": list(tasks)}
+def predict(
+    client: FlaskClient, *tasks: dict[str, Any], label_config: str = MASKS.label_config
+) -> Any:
+    body = {"project": "9.1", "label_config": label_config, "tasks": list(tasks)}
     return client.post("/predict", json=body, headers=basic_auth())
+
+
+def own_setup(tag: str, *labels: str) -> str:
+    """A labelling setup that is not ours."""
+    items = "".join(f'<Label value="{label}"/>' for label in labels)
+    control = f'<{tag} name="shape" toName="img">{items}</{tag}>'
+    return f'<View><Image name="img" value="$photo"/>{control}</View>'
 
 
 def test_masks_are_those_of_the_model(client: FlaskClient, store: Store, version: Version) -> None:
@@ -77,7 +87,7 @@ def test_masks_are_those_of_the_model(client: FlaskClient, store: Store, version
     image = store.image_by_task(9, 1)
     assert image is not None
     expected = predict_mask(load_model(version), read_image(Path(image.path)))
-    found = read_masks(item["result"], SCHEMA)
+    found = read_masks(item["result"], template_control(SCHEMA))
     assert set(found) == {CLASSES[index] for index in np.unique(expected)}
     for name, (mask, width, height) in found.items():
         drawn = np.frombuffer(mask, np.uint8).reshape(height, width)
@@ -93,6 +103,50 @@ def test_image_is_found_by_task_by_id_and_by_address(client: FlaskClient) -> Non
     ]
     results = [item["result"] for item in predict(client, *tasks).get_json()["results"]]
     assert results[0] == results[1] == results[2] != []
+
+
+@pytest.mark.parametrize("tag", ["BrushLabels", "PolygonLabels"])
+def test_setup_of_somebody_gets_its_own_kind_of_masks(client: FlaskClient, tag: str) -> None:
+    setup = own_setup(tag, "GRASS", "brick", "other")
+    (item,) = predict(client, {"id": 1}, label_config=setup).get_json()["results"]
+    assert {region["from_name"] for region in item["result"]} == {"shape"}
+    kind = tag.lower()
+    assert {region["type"] for region in item["result"]} == {kind}
+    assert {region["value"][kind][0] for region in item["result"]} <= {"GRASS", "brick"}
+
+
+def test_classes_without_a_label_are_left_out(client: FlaskClient) -> None:
+    (whole,) = predict(client, {"id": 1}).get_json()["results"]
+    names = [CLASSES[int(region["value"]["brushlabels"][0])] for region in whole["result"]]
+    for name in CLASSES:
+        setup = own_setup("BrushLabels", name)
+        (item,) = predict(client, {"id": 1}, label_config=setup).get_json()["results"]
+        assert len(item["result"]) == names.count(name)
+
+
+@pytest.mark.parametrize("setup", ["<View/>", "<View", own_setup("BrushLabels", "sand")])
+def test_setup_without_a_place_for_masks_is_409(client: FlaskClient, setup: str) -> None:
+    assert assert_error(predict(client, {"id": 1}, label_config=setup), 409)["hint"]
+
+
+def test_setup_shows_the_version_that_draws(client: FlaskClient, store: Store) -> None:
+    def shown() -> str:
+        answer = client.post("/setup", json={"project": "9.1"}, headers=basic_auth())
+        return str(answer.get_json()["model_version"])
+
+    assert shown() == "r1"
+    store.add_version(replace(store.versions(4)[0], name="r2", round=2))
+    assert shown() == "r2"
+    store.add_project(make_project(11, make_schema("Other"), template="image_masks"))
+    answer = client.post("/setup", json={"project": "11.1"}, headers=basic_auth())
+    assert answer.get_json()["model_version"] == "r0"
+
+
+def test_events_of_mask_projects_are_not_stored(client: FlaskClient, store: Store) -> None:
+    body = {"action": "START_TRAINING", "project": {"id": 9}}
+    answer = client.post("/webhook", json=body, headers=basic_auth())
+    assert (answer.status_code, answer.get_json()["stored"]) == (200, False)
+    assert store.pending_events(10) == []
 
 
 def test_one_bad_task_does_not_take_the_others_with_it(client: FlaskClient, store: Store) -> None:
