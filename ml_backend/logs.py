@@ -56,3 +56,7 @@ def configure_logging(settings: Settings, stream: IO[str] | None = None) -> None
     root.setLevel(settings.log_level)
     # Alembic tells at every start which database it found.
     logging.getLogger("alembic").setLevel("WARNING")
+    # One line for every request to Label Studio buries the rounds.
+    quiet = "INFO" if settings.log_level == "DEBUG" else "WARNING"
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(quiet)

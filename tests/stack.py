@@ -51,6 +51,7 @@ class Stack:
         """Stop both processes."""
         self.worker.stop()
         self.backend.stop()
+        self.ls.close()
         self.store.close()
 
     def init(

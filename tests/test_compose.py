@@ -172,4 +172,5 @@ def _round_trip(environment: dict[str, str], tmp_path: Path) -> None:
         ),
     )
     assert report.open_questions > 0
+    ls.close()
     store.close()

@@ -41,14 +41,14 @@ class Annotator:
 
     def annotate_all(self, limit: int) -> int:
         """Answer open tasks until none is left or `limit` are done; returns how many."""
-        session = requests.Session()
-        session.headers["Authorization"] = f"Token {self.token}"
-        for done in range(limit):
-            task = self._next(session)
-            if task is None:
-                return done
-            self.handed_out.append(int(task["id"]))
-            self._submit(session, task)
+        with requests.Session() as session:
+            session.headers["Authorization"] = f"Token {self.token}"
+            for done in range(limit):
+                task = self._next(session)
+                if task is None:
+                    return done
+                self.handed_out.append(int(task["id"]))
+                self._submit(session, task)
         return limit
 
     def _next(self, session: requests.Session) -> dict[str, Any] | None:

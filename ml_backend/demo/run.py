@@ -190,6 +190,7 @@ def _play(
         "rounds": [asdict(r) for r in results],
         **_audit(store, ls, project_id),
     }
+    ls.close()
     store.close()
     return report
 
