@@ -251,9 +251,8 @@ def publish_version(runtime: Runtime, project_id: int, number: int, folder: str)
 
 def score_round(runtime: Runtime, project_id: int, number: int) -> str:
     """Score the whole pool with the version of a round; 0 = the seeded random start."""
-    from training.scoring import PoolImage, score_pool
-
     from training.config import TrainConfig
+    from training.scoring import PoolImage, score_pool
     from training.versions import Version
 
     if number > 0:

@@ -21,7 +21,7 @@ def camvid() -> Path:
     """The CamVid folder, or a skip that says where it was looked for."""
     folder = _data_root() / "camvid"
     if not (folder / "train" / "images").is_dir():
-        pytest.skip(f"CamVid not found at {folder}; set PIXBAL_DATA to the folder that holds camvid/")
+        pytest.skip(f"no CamVid at {folder}; set PIXBAL_DATA to the folder that holds camvid/")
     return folder
 
 

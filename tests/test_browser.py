@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, sync_playwright
 from stack import Stack
-from training.scenes import write_scene_set
 
 from label_config import ClassSchema
 from ml_backend.processes import LabelStudioServer
 from training.images import read_mask
 from training.oracle import region_targets
 from training.regions import RegionId, RegionMap
+from training.scenes import write_scene_set
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import yaml
-from training.scenes import write_scene_set
 
 from ml_backend.cli import main
 from ml_backend.init import InitRequest, initialise
@@ -20,6 +19,7 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.processes import LabelStudioServer, ManagedProcess, free_port
 from ml_backend.settings import SETTINGS, Settings
 from ml_backend.store import Store
+from training.scenes import write_scene_set
 
 ROOT = Path(__file__).resolve().parents[1]
 VALUES = {
