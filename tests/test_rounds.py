@@ -207,6 +207,32 @@ def test_damaged_stage_weights_are_trained_again(
     assert "training it again" in caplog.text
 
 
+@pytest.mark.parametrize("damage", ["changed", "missing", "record"])
+def test_damaged_pseudo_labels_are_made_again(
+    version: Version,
+    snapshot: Snapshot,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.stage == "stage2":
+            raise Stop
+
+    out = tmp_path / "v"
+    with pytest.raises(Stop):
+        run_round(snapshot.path, tiny_config(), out, progress=stop)
+    labels = tmp_path / "v.partial" / "pseudo_labels"
+    if damage == "changed":
+        (labels / "scene0.png").write_bytes((labels / "scene1.png").read_bytes())
+    elif damage == "missing":
+        (labels / "scene0.png").unlink()
+    else:
+        labels.with_suffix(".json").write_text("[]")
+    assert run_round(snapshot.path, tiny_config(), out).weights_hash == version.weights_hash
+    assert "making them again" in caplog.text
+
+
 def test_partial_folder_of_another_config_is_refused(snapshot: Snapshot, tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         raise Stop

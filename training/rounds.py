@@ -177,17 +177,21 @@ class _Round:
         return {"stage1": first, "stage2": second}[stage]
 
     def _pseudo_labels(self, model: SegmentationModel) -> dict[str, Any]:
-        done = self.folder / f"{_LABELS}.json"
+        done, folder = self.folder / f"{_LABELS}.json", self.folder / _LABELS
         if done.is_file():
             try:
-                return dict(read_json(done))
-            except (OSError, ValueError) as error:
-                log.warning("Pseudo labels are not whole, making them again: %s", error)
+                record = read_json(done)
+                if all(file_sha256(folder / n) == h for n, h in record["sha256"].items()):
+                    return dict(record["summary"])
+                log.warning("Pseudo labels have changed, making them again.")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                log.warning("Pseudo labels are damaged, making them again: %s", error)
         summary = write_pseudo_labels(
-            model, self.data, self.config.pseudo_labels, self.folder / _LABELS, self._cache,
+            model, self.data, self.config.pseudo_labels, folder, self._cache,
             lambda step, steps: self._say("pseudo_labels", step, steps),
         )  # fmt: skip
-        write_json(done, summary)
+        sha256 = {path.name: file_sha256(path) for path in sorted(folder.glob("*.png"))}
+        write_json(done, {"summary": summary, "sha256": sha256})
         return summary
 
     def _metrics(self, first: SegmentationModel, final: SegmentationModel) -> dict[str, Any]:
