@@ -37,10 +37,11 @@ def open_all() -> tuple[Settings, Store, LabelStudio]:
 
 
 def only_project(store: Store, project: int | None) -> int:
-    """The project that was named, or the only one there is."""
+    """The region project that was named, or the only one there is."""
     from ml_backend.errors import NotFound
+    from ml_backend.ingest import REGION_TEMPLATES
 
-    known = [p.id for p in store.projects()]
+    known = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
     if project is not None and project in known:
         return project
     if project is None and len(known) == 1:
@@ -49,7 +50,7 @@ def only_project(store: Store, project: int | None) -> int:
         f"project {project} is unknown here"
         if project
         else f"{len(known)} projects are known here",
-        hint=f"Known: {known}. Name one with --project, or make one with `pixbal init`.",
+        hint=f"Region projects: {known}. Name one with --project, or make one with `pixbal init`.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Commands about one project: init, push, train, status, reconcile, export."""
+"""Commands about one project: init, masks, push, train, status, reconcile, export."""
 
 from __future__ import annotations
 
@@ -71,6 +71,19 @@ def init(**options: Any) -> None:
         click.echo(line)
 
 
+@click.command(epilog="Example: pixbal masks --project 7")
+@click.option("--project", type=int, required=True, help="Label Studio project of whole images.")
+@click.option("--region-project", type=int, help="Its classes; by default the only one there is.")
+def masks(project: int, region_project: int | None) -> None:
+    """Show predicted masks in an image project with brush or polygon labels."""
+    from ml_backend.masks import show_masks
+
+    settings, store, ls = cli.open_all()
+    region_id = cli.only_project(store, region_project)
+    for line in show_masks(settings, store, ls, project, region_id).lines():
+        click.echo(line)
+
+
 @click.command(epilog="Example: pixbal push --project 3")
 @project_option
 def push(project: int | None) -> None:
@@ -103,10 +116,12 @@ def status(project: int | None, as_json: bool) -> None:
     """Show each project: questions, labels, clicks, the running round, versions."""
     from rich.console import Console
 
+    from ml_backend.ingest import REGION_TEMPLATES
     from ml_backend.status import project_status, status_tables
 
     settings, store, _ = cli.open_all()
-    wanted = [cli.only_project(store, project)] if project else [p.id for p in store.projects()]
+    regions = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
+    wanted = [cli.only_project(store, project)] if project else regions
     found = [project_status(settings, store, project_id) for project_id in wanted]
     if as_json:
         cli.echo_json(found)
@@ -144,4 +159,4 @@ def export(project: int | None, name: str | None, out: Path, masks: bool) -> Non
     click.echo(f"wrote {written} files to {out}")
 
 
-COMMANDS = (init, push, train, status, reconcile, export)
+COMMANDS = (init, masks, push, train, status, reconcile, export)

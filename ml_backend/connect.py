@@ -15,7 +15,12 @@ UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 
 
 def connect(
-    ls: LabelStudio, settings: Settings, project_id: int, label_config: str, model_version: str
+    ls: LabelStudio,
+    settings: Settings,
+    project_id: int,
+    label_config: str,
+    model_version: str,
+    sampling: str | None = UNCERTAINTY_SAMPLING,
 ) -> list[tuple[str, Change]]:
     """Make the project ask this backend, and its questions in our order; safe to repeat.
 
@@ -27,6 +32,7 @@ def connect(
     Args:
         model_version: the version whose predictions order the queue; TITLE for a project that
             asks the backend for every prediction live.
+        sampling: the order in which Label Studio hands tasks out; None leaves it as it is.
 
     Returns:
         What was looked at and what had to be done, in order.
@@ -49,7 +55,7 @@ def connect(
         folder.mkdir(parents=True, exist_ok=True)
         done.append(("local files", ls.ensure_local_storage(project_id, str(folder), TITLE)))
     # Without show_collab_predictions Label Studio forgets the model version at every change.
-    order = {"sampling": UNCERTAINTY_SAMPLING, "show_collab_predictions": True}
+    order = {"show_collab_predictions": True} | ({"sampling": sampling} if sampling else {})
     done.append(("order of the queue", _ensure_fields(ls, project_id, order)))
     done.append(_ensure_model_version(ls, project_id, model_version))
     return done

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from label_config import LabelConfigError, read
+from label_config import ClassSchema, LabelConfigError, read
+from label_config.mask_control import read_mask_control
 from ml_backend.checks import Check
 from ml_backend.connect import TITLE, UNCERTAINTY_SAMPLING
 from ml_backend.errors import BackendError
@@ -55,6 +56,8 @@ def _named(name: str, look: Callable[[], tuple[bool | None, str, str]]) -> Check
 def label_config(project: Project, found: dict[str, Any]) -> tuple[bool | None, str, str]:
     """The labelling screen, compared with the one answers are read by."""
     current = str(found.get("label_config") or "")
+    if project.template == "image_masks":
+        return mask_control(project, current)
     if current == project.label_config:
         return True, "unchanged", ""
     try:
@@ -64,6 +67,19 @@ def label_config(project: Project, found: dict[str, Any]) -> tuple[bool | None, 
     if (there.template, there.schema.names) == (here.template, here.schema.names):
         return None, "edited by hand; classes and names are the same", "Fine if it was meant."
     return False, "the classes differ from the ones answers are read by", RECONNECT
+
+
+def mask_control(project: Project, current: str) -> tuple[bool | None, str, str]:
+    """The place for masks in the labelling screen of an image project."""
+    try:
+        control = read_mask_control(current, ClassSchema.from_json(project.schema_json))
+    except LabelConfigError as error:
+        return False, error.message, error.hint
+    detail = f"masks go to the {control.kind} labels {control.from_name!r}"
+    if control.missing:
+        advice = "Add labels of these names where their masks are wanted."
+        return None, f"{detail}; no label for {', '.join(control.missing)}", advice
+    return True, detail, ""
 
 
 def webhook(settings: Settings, hooks: list[dict[str, Any]]) -> tuple[bool | None, str, str]:
@@ -121,9 +137,14 @@ def _missing_advice(settings: Settings) -> str:
 def order(project: Project, found: dict[str, Any]) -> tuple[bool | None, str, str]:
     """Sampling and model version: both must fit, else tasks come at random."""
     sampling, current = found.get("sampling"), found.get("model_version") or ""
+    if project.template == "image_masks":
+        if current == TITLE:
+            return True, "as Label Studio has it; each task asks for its masks", ""
+        advice = f"Run `pixbal masks --project {project.id}`, or choose {TITLE} in its settings."
+        return False, f"shows the predictions of {current or 'nobody'}, not ours", advice
     if sampling != UNCERTAINTY_SAMPLING:
         return False, f"sampling is {sampling!r}, so scores are ignored", RECONNECT
-    if current == TITLE and project.template != "image_masks":
+    if current == TITLE:
         return False, f"model version is the title {TITLE!r}, so tasks come at random", RECONNECT
     wanted = project.model_version or ""
     if current == wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -48,15 +49,28 @@ def sources_of_project(settings: Settings, ls: LabelStudio, project_id: int) -> 
         BackendError: the project has no tasks, or no image key.
     """
     key = image_key(str(ls.project(project_id).get("label_config") or ""))
-    sources = [
-        _fetch(settings, ls, task, key) for task in ls.tasks(project_id, with_annotations=False)
-    ]
+    sources = task_sources(settings, ls, project_id, key)
     if not sources:
         raise BackendError(
             f"Label Studio project {project_id} has no tasks",
             hint="Import images into it first, or use --images.",
         )
     return sources
+
+
+def task_sources(
+    settings: Settings,
+    ls: LabelStudio,
+    project_id: int,
+    key: str,
+    known: Callable[[int, Any], bool] = lambda task_id, url: False,
+) -> list[Source]:
+    """Fetch the images under `key`, but not those of tasks (id, address) that are known."""
+    return [
+        _fetch(settings, ls, task, key)
+        for task in ls.tasks(project_id, with_annotations=False)
+        if not known(int(task["id"]), task.get("data", {}).get(key))
+    ]
 
 
 def _fetch(settings: Settings, ls: LabelStudio, task: dict[str, Any], key: str) -> Source:

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from label_config import ClassSchema, build
+from label_config import ClassSchema, LabelConfigError, build
 from ml_backend.connect import connect
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.from_project import sources_of_project
 from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
+from ml_backend.masks import show_masks
 from ml_backend.pool import Cut, ImportReport, Source, import_images, list_heldout, list_sources
 from ml_backend.round_steps import Runtime, version_name
 from ml_backend.settings import Settings
@@ -56,6 +57,7 @@ class InitReport:
     connected: tuple[tuple[str, str], ...]
     pushed: int
     open_questions: int = field(default=0)
+    masks: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
@@ -66,6 +68,7 @@ class InitReport:
             *(f"  refused {name}: {reason}" for name, reason in self.images.unreadable),
             *(f"{what}: {how}" for what, how in self.connected),
             f"questions: {self.pushed} pushed, {self.open_questions} open",
+            *self.masks,
             f'Open {self.url} and press "Label All Tasks".',
         ]
         return found
@@ -109,7 +112,20 @@ def initialise(
         connected=connected,
         pushed=pushed,
         open_questions=len(store.queries(project.id, status="open")),
+        masks=_masks(settings, store, ls, project.id, request.from_project),
     )
+
+
+def _masks(
+    settings: Settings, store: Store, ls: LabelStudio, region_project: int, source: int | None
+) -> tuple[str, ...]:
+    """Show masks in the project that the images came from, if its setup has a place for them."""
+    if source is None:
+        return ()
+    try:
+        return tuple(show_masks(settings, store, ls, source, region_project).lines())
+    except (BackendError, LabelConfigError) as error:
+        return (f"masks are not shown in project {source}: {error}",)
 
 
 def _sources(

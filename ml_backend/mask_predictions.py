@@ -15,12 +15,12 @@ from label_config import ClassSchema, LabelConfigError
 from label_config.brush import mask_result
 from label_config.mask_control import Kind, MaskControl, read_mask_control
 from ml_backend.errors import BackendError, Conflict, NotReady
+from ml_backend.mask_images import find_image, task_pixels
 from ml_backend.polygons import polygon_result
 from ml_backend.predictions import no_prediction
 from ml_backend.settings import Settings
-from ml_backend.store import Image, Project, Store, VersionRow
+from ml_backend.store import Project, Store, VersionRow
 from training.errors import TrainingError
-from training.images import read_image
 
 if TYPE_CHECKING:
     from training.model import SegmentationModel
@@ -70,8 +70,8 @@ def mask_predictions(
 ) -> list[dict[str, Any]]:
     """One prediction per task, from the newest model, for the labels of the setup as it is now.
 
-    An image that is not stored here, or cannot be read, gets an empty prediction: one bad task
-    must not take the others with it.
+    A task whose image cannot be read gets an empty prediction: it must not take the others with
+    it.
 
     Raises:
         Conflict: the setup has no place for masks of the project's classes.
@@ -96,12 +96,9 @@ def _one(
 ) -> dict[str, Any]:
     empty = no_prediction(version.name)
     image = find_image(store, (project.id, version.project_id), task)
-    if image is None or image.status != "ready":
-        log.warning("project %s: task %s shows no stored image", project.id, task.get("id"))
-        return empty
     try:
-        pixels = read_image(Path(image.path), max_pixels=settings.max_pixels)
-    except (TrainingError, OSError) as error:
+        pixels = task_pixels(settings, image, control.value_key, task)
+    except (BackendError, TrainingError, OSError) as error:
         log.warning("project %s: task %s: %s", project.id, task.get("id"), error)
         return empty
     mask = _predict(settings, version, pixels)
@@ -112,23 +109,6 @@ def _one(
         if name in control.stored and np.any(mask == index)
     }
     return {**empty, "result": RESULTS[control.kind](masks, width, height, control)}
-
-
-def find_image(store: Store, project_ids: tuple[int, ...], task: Mapping[str, Any]) -> Image | None:
-    """The stored image a task shows: by task id, by `data.image_id`, or by a source that equals
-    one of its data values."""
-    data = task.get("data")
-    values = data.values() if isinstance(data, Mapping) else ()
-    texts = [v for v in values if isinstance(v, str) and "\0" not in v]
-    for project_id in dict.fromkeys(project_ids):
-        found = store.image_by_task(project_id, task["id"])
-        for text in texts:
-            found = (
-                found or store.image(project_id, text) or store.image_by_source(project_id, text)
-            )
-        if found is not None:
-            return found
-    return None
 
 
 def _predict(

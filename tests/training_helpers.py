@@ -66,8 +66,13 @@ def write_pool(folder: Path, count: int) -> list[tuple[str, Path, Path, Path]]:
     return pool  # type: ignore[return-value]
 
 
-def tiny_snapshot(folder: Path, images: int = 3, heldout: int = 1) -> Snapshot:
-    """Every third region of `images` scenes labelled; the rest of the scenes held out."""
+def tiny_snapshot(
+    folder: Path, images: int = 3, heldout: int = 1, classes: tuple[str, ...] = CLASSES
+) -> Snapshot:
+    """Every third region of `images` scenes labelled; the rest of the scenes held out.
+
+    Only the first two of the classes occur.
+    """
     pool = write_pool(folder / "pool", images + heldout)
     items = []
     for name, image, regions, mask in pool[:images]:
@@ -76,5 +81,5 @@ def tiny_snapshot(folder: Path, images: int = 3, heldout: int = 1) -> Snapshot:
         items.append(SnapshotItem(name, image, regions, labels))
     kept = [HeldoutItem(name, image, mask) for name, image, _, mask in pool[images:]]
     return write_snapshot(
-        folder / "snapshot", classes=CLASSES, undefined=True, items=items, heldout=kept
+        folder / "snapshot", classes=classes, undefined=True, items=items, heldout=kept
     )
