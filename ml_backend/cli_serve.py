@@ -38,13 +38,9 @@ def serve() -> None:
 @click.command(epilog="Example: pixbal worker")
 def worker() -> None:
     """Run the worker: reconciliation, training, scoring, pushing."""
-    from ml_backend.worker import main as run_worker
+    from ml_backend.worker import run_and_exit
 
-    run_worker(cli.load_settings())
-    # A training thread may still be in a step; it goes on from its checkpoint at the next start.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    run_and_exit(cli.load_settings())
 
 
 @click.command(epilog="Example: pixbal up")

@@ -218,25 +218,37 @@ def main(settings: Settings) -> None:
     """
     configure_logging(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
-    store = Store.open(settings.database_url)
-    runtime = Runtime(
-        settings, store, LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
-    )
-    worker = Worker(runtime)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop.set())
-    with file_lock(settings.home / "worker.lock", what="the worker of this home", wait=False):
+    lock = settings.home / "worker.lock"
+    with file_lock(lock, what="the worker of this home", wait=False):
+        store = Store.open(settings.database_url)
+        ls = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+        runtime = Runtime(settings, store, ls)
+        worker = Worker(runtime)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: worker.stop.set())
         workflow.configure(runtime)
         workflow.launch(settings)
         try:
             worker.run()
         finally:
             workflow.shut_down()
+            ls.close()
             store.close()
+
+
+def run_and_exit(settings: Settings) -> None:
+    """Run the worker and end the process at once when it is told to stop.
+
+    A training thread may still be in a step: it is not waited for, since it goes on from its
+    checkpoint at the next start.
+    """
+    main(settings)
+    logging.shutdown()
+    os._exit(0)
 
 
 if __name__ == "__main__":
     try:
-        main(Settings.from_env(os.environ))
+        run_and_exit(Settings.from_env(os.environ))
     except (BackendError, TrainingError) as problem:
         raise SystemExit(str(problem)) from None
