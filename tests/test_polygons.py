@@ -50,6 +50,9 @@ def test_a_hole_stays_empty_and_a_small_one_is_filled() -> None:
     expected = mask.copy()
     expected[25:29, 25:29] = True
     assert np.array_equal(drawn([ring], 40, 40), expected)
+    x, y = (ring * 40 / 100).T
+    # Shoelace: around the hole the other way, so filling by winding numbers leaves it empty too.
+    assert abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2 == expected.sum()
     assert len(ring) == 4 + 4 + 2  # two squares, and where the cut begins and ends once more
 
 
