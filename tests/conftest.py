@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres import PostgresServer, find_postgres
 
 pytest_plugins = ["servers"]
 
+POSTGRES_URL = "PIXBAL_TEST_POSTGRES_URL"
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[None]:
+    """Debian's PostgreSQL where it is installed, for the tests that run on both databases.
+
+    An address that was given in the environment is used instead.
+    """
+    programs = find_postgres()
+    if os.environ.get(POSTGRES_URL) or programs is None:
+        yield
+        return
+    # Not below pytest's own folder, which other users may not enter.
+    folder = Path(tempfile.mkdtemp(prefix="pixbal-postgres-"))
+    folder.chmod(0o711)
+    try:
+        with PostgresServer(folder / "server", programs) as server:
+            os.environ[POSTGRES_URL] = server.url
+            yield
+    finally:
+        os.environ.pop(POSTGRES_URL, None)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _data_root() -> Path:

@@ -59,7 +59,10 @@ def _postgres_url() -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/pixbal.db" if request.param == "sqlite" else _postgres_url()
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/pixbal.db"
+    request.getfixturevalue("postgres")
+    return _postgres_url()
 
 
 @pytest.fixture

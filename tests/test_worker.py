@@ -1,4 +1,4 @@
-"""The worker's decisions on real processes: requests coalesce, a failed round waits and recovers."""
+"""The worker's decisions on real processes: requests coalesce, failed rounds wait and recover."""
 
 from __future__ import annotations
 
