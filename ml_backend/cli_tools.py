@@ -47,7 +47,7 @@ def doctor(project: int | None, as_json: bool) -> None:
     "--out", type=click.Path(path_type=Path), default=Path("demo.json"), show_default=True
 )
 @click.option("--rounds", default=2, show_default=True, type=click.IntRange(1, 20))
-@click.option("--budget", default=150.0, show_default=True, help="Clicks per round.")
+@click.option("--budget", default=250.0, show_default=True, help="Clicks per round.")
 @click.option("--seed", default=0, show_default=True)
 def demo(keep: bool, folder: Path, out: Path, rounds: int, budget: float, seed: int) -> None:
     """Play whole rounds in a real Label Studio with a simulated annotator."""

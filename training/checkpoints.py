@@ -33,9 +33,7 @@ class Checkpoints:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(
-        self, epoch: int, model: SegmentationModel, optimiser: torch.optim.Optimizer
-    ) -> None:
+    def save(self, epoch: int, model: SegmentationModel, optimiser: torch.optim.Optimizer) -> None:
         """Store the state after `epoch`, then drop all but the newest two."""
         tensors = {f"model.{n}": t for n, t in trained_state(model).items()}
         for index, state in optimiser.state_dict()["state"].items():
@@ -111,9 +109,7 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 def _fill(
     model: SegmentationModel, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]
 ) -> None:
-    weights = {
-        n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")
-    }
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     state: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")

@@ -262,4 +262,3 @@ def _snapshot(path: Path, manifest: Mapping[str, Any]) -> Snapshot:
         raise SnapshotError(f"{path}/manifest.json is damaged: {error}.", hint=_REMAKE) from error
     digest = _manifest_hash(manifest)
     return Snapshot(path, classes, undefined, items, heldout, manifest["sha256"], digest)
-

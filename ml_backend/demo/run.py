@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -26,11 +27,14 @@ from ml_backend.processes import (
     WorkerProcess,
     find_label_studio,
     free_port,
+    label_studio_template,
 )
 from ml_backend.settings import Settings, ensure_secrets
 from ml_backend.store import Round, Store
 
 ROUND_TIMEOUT_S = 900.0
+# Freshly migrated data folders of Label Studio, one per release; also used by the tests.
+TEMPLATES = Path(".cache/label-studio")
 
 
 @dataclass(frozen=True)
@@ -78,10 +82,14 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     """
     console = Console()
     started = time.monotonic()
-    options.folder.mkdir(parents=True, exist_ok=True)
     data = prepare_data(options.folder, options.seed)
     console.print(f"images: {data.name}")
-    with servers(options.folder, console, keep=options.keep) as running:
+    # A demonstration begins anew each time; what was labelled after `--keep` stays.
+    home = options.folder / ("kept" if options.keep else "run")
+    if not options.keep:
+        shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True, exist_ok=True)
+    with servers(home, console, keep=options.keep) as running:
         report = _play(options, data, running, console)
         report["seconds"] = round(time.monotonic() - started, 1)
         options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -102,9 +110,12 @@ def servers(folder: Path, console: Console, *, keep: bool = False) -> Iterator[R
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = _ports(folder) if keep else None
     with ExitStack() as stack:
-        console.print("starting Label Studio (its first start takes about a minute)")
+        console.print("starting Label Studio (its very first start takes up to a minute)")
         label_studio = LabelStudioServer(
-            folder / "label-studio", executable=executable, port=ports and ports[0]
+            folder / "label-studio",
+            executable=executable,
+            port=ports and ports[0],
+            template=label_studio_template(TEMPLATES, executable),
         )
         stack.callback(label_studio.stop)
         label_studio.start()
@@ -177,10 +188,10 @@ def _play(
         data.masks,
         data.void,
     )
-    first = len([r for r in store.rounds(project_id) if r.state == "done"])
+    done = len([r for r in store.rounds(project_id) if r.state == "done"])
     results = [
-        _round(store, annotator, project_id, first + number, running, console)
-        for number in range(1, options.rounds + 1)
+        _round(store, annotator, project_id, number, running, console)
+        for number in range(done + 1, options.rounds + 1)
     ]
     report = {
         "data": data.name,
