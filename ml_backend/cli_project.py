@@ -88,7 +88,7 @@ def masks(project: int, region_project: int | None) -> None:
 @project_option
 def push(project: int | None) -> None:
     """Push the next questions now (the worker does it by itself after every round)."""
-    from ml_backend.round_steps import Runtime
+    from ml_backend.runtime import Runtime
     from ml_backend.worker import Worker
 
     settings, store, ls = cli.open_all()

@@ -17,7 +17,7 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.masks import show_masks
 from ml_backend.pool import Cut, ImportReport, Source, import_images, list_heldout, list_sources
-from ml_backend.round_steps import Runtime, version_name
+from ml_backend.runtime import Runtime, version_name
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
 from training.config import CONFIGS, TrainConfig

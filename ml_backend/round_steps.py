@@ -12,19 +12,17 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from label_config import ClassSchema
-from ml_backend.errors import BackendError, NotFound
+from ml_backend.errors import BackendError
 from ml_backend.ingest import apply_event
-from ml_backend.label_studio import LabelStudio
 from ml_backend.labels import trainable_labels
 from ml_backend.push import push_questions
 from ml_backend.reconcile import reconcile
-from ml_backend.settings import Settings
+from ml_backend.runtime import Runtime, version_name
 from ml_backend.store import Image, Project, Store, VersionRow
 from training.errors import SnapshotError, TrainingError
 from training.snapshot import HeldoutItem, Snapshot, SnapshotItem, write_snapshot
@@ -36,48 +34,6 @@ log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 1.0
 TRAIN_ACTIONS = ("START_TRAINING", "TRAIN_REQUESTED")
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """What the steps work with."""
-
-    settings: Settings
-    store: Store
-    ls: LabelStudio
-
-    def project(self, project_id: int) -> Project:
-        """The project's row.
-
-        Raises:
-            NotFound: no such project here.
-        """
-        project = self.store.project(project_id)
-        if project is None:
-            raise NotFound(f"project {project_id} is unknown here", hint="Run `pixbal init` first.")
-        return project
-
-    @property
-    def features_dir(self) -> Path:
-        """Features of frozen encoders, shared by training and scoring; a cache."""
-        return self.settings.home / "features"
-
-    def snapshot_dir(self, project_id: int, number: int) -> Path:
-        """Frozen training input of a round."""
-        return self.settings.home / "snapshots" / f"p{project_id}" / f"r{number}"
-
-    def version_dir(self, project_id: int, number: int) -> Path:
-        """Weights, config and metrics of a round."""
-        return self.settings.home / "versions" / f"p{project_id}" / version_name(number)
-
-    def scores_path(self, project_id: int, number: int) -> Path:
-        """Scores of the whole pool by the version of a round; round 0 is the random start."""
-        return self.settings.home / "scores" / f"p{project_id}" / f"{version_name(number)}.npz"
-
-
-def version_name(number: int) -> str:
-    """Name of a round's model version in Label Studio; "r0" stands for "no model yet"."""
-    return f"r{number}"
 
 
 def apply_pending_events(store: Store) -> int:

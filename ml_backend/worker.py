@@ -20,7 +20,7 @@ from ml_backend.locks import file_lock
 from ml_backend.logs import configure_logging
 from ml_backend.push import push_questions
 from ml_backend.reconcile import reconcile
-from ml_backend.round_steps import Runtime
+from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.state import CycleState, Step, next_step
 from ml_backend.store import Event, Project, Round, Store

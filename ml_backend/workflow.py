@@ -15,7 +15,8 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
 from ml_backend import round_steps
 from ml_backend.errors import LabelStudioError
-from ml_backend.round_steps import Runtime, reason_of
+from ml_backend.round_steps import reason_of
+from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.store import Round
 

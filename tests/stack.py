@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ml_backend.demo.annotator import Annotator
-from ml_backend.demo.run import backend_environment
+from ml_backend.demo.servers import backend_environment
 from ml_backend.init import InitReport, InitRequest, initialise
 from ml_backend.label_studio import LabelStudio
 from ml_backend.processes import BackendServer, LabelStudioServer, WorkerProcess, free_port

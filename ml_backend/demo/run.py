@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ml_backend.demo.annotator import Annotator
 from ml_backend.demo.data import DemoData, prepare_data
+from ml_backend.demo.report import print_addresses, results_table
+from ml_backend.demo.servers import Running, servers
 from ml_backend.errors import BackendError
 from ml_backend.init import InitRequest, initialise
 from ml_backend.label_studio import LabelStudio
-from ml_backend.processes import (
-    BackendServer,
-    LabelStudioServer,
-    WorkerProcess,
-    find_label_studio,
-    free_port,
-    label_studio_template,
-)
-from ml_backend.settings import Settings, ensure_secrets
 from ml_backend.store import Round, Store
 
 ROUND_TIMEOUT_S = 900.0
-# Freshly migrated data folders of Label Studio, one per release; also used by the tests.
-TEMPLATES = Path(".cache/label-studio")
 
 
 @dataclass(frozen=True)
@@ -63,17 +49,6 @@ class RoundResult:
     model_version: str
 
 
-@dataclass(frozen=True)
-class Running:
-    """The started servers."""
-
-    settings: Settings
-    label_studio: LabelStudioServer
-    backend: BackendServer
-    worker: WorkerProcess
-    environment: dict[str, str]
-
-
 def run_demo(options: DemoOptions) -> dict[str, Any]:
     """Play the demonstration; returns what `demo.json` holds.
 
@@ -93,68 +68,13 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         report = _play(options, data, running, console)
         report["seconds"] = round(time.monotonic() - started, 1)
         options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        console.print(_table(report))
-        _print_addresses(console, running, report)
+        console.print(results_table(report))
+        print_addresses(console, running, report)
         if options.keep:
             console.print("Everything is left running; Ctrl+C stops it.")
             _wait_for_interrupt(running)
     console.print(f"stopped; the report is {options.out}")
     return report
-
-
-@contextmanager
-def servers(folder: Path, console: Console, *, keep: bool = False) -> Iterator[Running]:
-    """Label Studio, backend and worker on free ports; stopped by process id at the end."""
-    executable = find_label_studio(Path.cwd())
-    # A terminated demonstration must stop its children, too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    ports = _ports(folder) if keep else None
-    with ExitStack() as stack:
-        console.print("starting Label Studio (its very first start takes up to a minute)")
-        label_studio = LabelStudioServer(
-            folder / "label-studio",
-            executable=executable,
-            port=ports and ports[0],
-            template=label_studio_template(TEMPLATES, executable),
-        )
-        stack.callback(label_studio.stop)
-        label_studio.start()
-        port = ports[1] if ports else free_port()
-        environment = backend_environment(folder, label_studio, port)
-        ensure_secrets(folder / "pixbal")
-        backend = BackendServer(env=environment, log=folder / "backend.log", port=port, workers=2)
-        stack.callback(backend.stop)
-        backend.start()
-        worker = WorkerProcess(env=environment, log=folder / "worker.log")
-        stack.callback(worker.stop)
-        worker.start()
-        yield Running(Settings.from_env(environment), label_studio, backend, worker, environment)
-
-
-def _ports(folder: Path) -> tuple[int, int]:
-    """The ports of an earlier `--keep`, so that its addresses stay good; else new ones."""
-    path = folder / "ports.json"
-    if not path.is_file():
-        path.write_text(json.dumps([free_port(), free_port()]), encoding="ascii")
-    first, second = json.loads(path.read_text(encoding="ascii"))
-    return int(first), int(second)
-
-
-def backend_environment(folder: Path, label_studio: LabelStudioServer, port: int) -> dict[str, str]:
-    """The environment of backend and worker: one thread each, loopback addresses."""
-    inherited = {
-        k: v for k, v in os.environ.items() if not k.startswith(("PIXBAL_", "LABEL_STUDIO_"))
-    }
-    return inherited | {
-        "PIXBAL_HOME": str(folder / "pixbal"),
-        "PIXBAL_PORT": str(port),
-        "PIXBAL_PUBLIC_URL": f"http://127.0.0.1:{port}",
-        "LABEL_STUDIO_URL": label_studio.url,
-        "LABEL_STUDIO_API_KEY": label_studio.token,
-        "PIXBAL_RECONCILE_S": "20",
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "passive",
-    }
 
 
 def _play(
@@ -281,41 +201,6 @@ def _audit(store: Store, ls: LabelStudio, project_id: int) -> dict[str, Any]:
         "open": len(store.queries(project_id, status="open")),
         "duplicate_tasks": duplicates,
     }
-
-
-def _table(report: dict[str, Any]) -> Table:
-    table = Table(title=f"{report['data']}: {report['images']} images, {report['tasks']} tasks")
-    columns = (
-        "round",
-        "regions",
-        "clicks",
-        "annotating s",
-        "training s",
-        "mIoU before",
-        "mIoU after",
-    )
-    for column in (*columns, "model version"):
-        table.add_column(column)
-    for row in report["rounds"]:
-        before, after = row["miou_before"], row["miou_after"]
-        table.add_row(
-            str(row["round"]),
-            str(row["regions"]),
-            str(row["clicks"]),
-            f"{row['annotating_s']:.0f}",
-            f"{row['training_s']:.0f}",
-            "no model" if before is None else f"{before:.3f}",
-            "-" if after is None else f"{after:.3f}",
-            row["model_version"],
-        )
-    return table
-
-
-def _print_addresses(console: Console, running: Running, report: dict[str, Any]) -> None:
-    server = running.label_studio
-    console.print(f"Label Studio: {server.url}/projects/{report['project']}/data")
-    console.print(f"log in as: {server.user}   password: {server.password}", markup=False)
-    console.print(f"backend: {running.settings.public_url}")
 
 
 def _wait_for_interrupt(running: Running) -> None:
