@@ -1,4 +1,4 @@
-"""Commands beside a project: doctor, demo."""
+"""Commands beside a project: doctor, demo, bench."""
 
 from __future__ import annotations
 
@@ -56,4 +56,31 @@ def demo(keep: bool, folder: Path, out: Path, rounds: int, budget: float, seed: 
     run_demo(DemoOptions(folder.resolve(), out.resolve(), rounds, budget, seed, keep))
 
 
-COMMANDS = (doctor, demo)
+@click.command(epilog="Example: pixbal bench --json bench.json")
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write it all."
+)
+@click.option("--only", multiple=True, metavar="NAME", help="A group of rows; may be repeated.")
+@click.option("--quick", is_flag=True, help="Small sizes, few repeats: does it run?")
+def bench(json_path: Path | None, only: tuple[str, ...], quick: bool) -> None:
+    """Measure the speed of every part beside plain baselines, on this machine."""
+    from rich.console import Console
+
+    from ml_backend.bench import GROUPS
+    from ml_backend.bench_view import progress_bar, table
+    from training.bench import Options, find_data, run
+    from training.bench_report import markdown
+    from training.files import write_json
+
+    with progress_bar(only or tuple(GROUPS)) as on_row:
+        report = run(only, Options(quick, find_data()), GROUPS, on_row)
+    if json_path is not None:
+        write_json(json_path, report.to_json())
+    console = Console()
+    if console.is_terminal:
+        console.print(table(report))
+    else:
+        click.echo(markdown(report))
+
+
+COMMANDS = (doctor, demo, bench)

@@ -6,6 +6,7 @@ import torch
 
 from training import bench_core
 from training.bench_core import BenchSize, plain_expand, run
+from training.bench_timing import Times
 from training.pseudo_labels import expand
 
 TINY = BenchSize(24, 32, 5, batch=2, side_px=8, features=4, selected=3)
@@ -27,9 +28,9 @@ def test_one_row_per_measurement() -> None:
 
 
 def test_a_missed_target_is_said() -> None:
-    assert not bench_core._row("slow", 4.0, 1.0, most_ratio=3.0)["met"]
-    assert bench_core._row("fast", 3.0, 1.0, most_ratio=3.0)["met"]
-    assert not bench_core._row("slow", 301.0, 9000.0, most_ms=300.0)["met"]
+    assert not bench_core._row("slow", Times(4.0, 0.0), Times(1.0, 0.0), most_ratio=3.0)["met"]
+    assert bench_core._row("fast", Times(3.0, 0.0), Times(1.0, 0.0), most_ratio=3.0)["met"]
+    assert not bench_core._row("slow", Times(301.0, 0.0), Times(9000.0, 0.0), most_ms=300.0)["met"]
 
 
 def test_the_plain_baseline_gives_the_same_labels() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,14 +54,9 @@ def test_runs_longer_than_the_longest_block_are_split():
         assert decode_rle(encode_rle(bytes([1]) * pixels, pixels, 1), pixels, 1) == b"\x01" * pixels
 
 
-def test_a_city_scene_takes_little_time():
-    row = b"".join(bytes([i % 2]) * 16 for i in range(128))
-    mask = row * 1024
-    start = time.perf_counter()
-    rle = encode_rle(mask, 2048, 1024)
-    back = decode_rle(rle, 2048, 1024)
-    assert back == mask
-    assert time.perf_counter() - start < 5  # 131,072 runs; about 0.3 s alone on one core
+def test_a_city_scene_of_many_runs_goes_there_and_back():
+    mask = b"".join(bytes([i % 2]) * 16 for i in range(128)) * 1024  # 131,072 runs
+    assert decode_rle(encode_rle(mask, 2048, 1024), 2048, 1024) == mask
 
 
 @pytest.mark.parametrize(

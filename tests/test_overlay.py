@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import cv2
 import numpy as np
 import pytest
@@ -220,17 +218,14 @@ def test_a_wrong_image_or_region_is_refused():
             draw_crop(grey(8, 9), whole, index)
 
 
-@pytest.mark.parametrize(("height", "width", "limit_ms"), [(360, 480, 10), (1024, 2048, 40)])
-def test_a_picture_takes_milliseconds(height, width, limit_ms):
+@pytest.mark.parametrize(("height", "width"), [(360, 480), (1024, 2048)])
+def test_pictures_of_any_image_fit_their_frame(height, width):
     noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     image = cv2.GaussianBlur(noise, (0, 0), 3)
     ids = (np.arange(height)[:, None] // 40) * -(-width // 40) + np.arange(width) // 40
     tiles = RegionMap(ids.astype(np.int32), int(ids.max()) + 1, "grid", {})
-    for draw in (draw_crop, draw_locator):
-        taken = []
-        for _ in range(7):
-            start = time.perf_counter()
-            draw(image, tiles, 30)
-            taken.append(time.perf_counter() - start)
-        # The best of seven; three times the aim, for machines under load.
-        assert min(taken) * 1000 < 3 * limit_ms
+    crop, locator = (decode(draw(image, tiles, 30)) for draw in (draw_crop, draw_locator))
+    assert max(crop.shape[:2]) in range(SIZE, SIZE + 2 * RING_PX + 1)
+    assert locator.shape == (round(640 * height / width), 640, 3)
+    assert line(crop).any()
+    assert line(locator).any()

@@ -7,9 +7,9 @@ import copy
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from backend_helpers import (
+    BASIC_PASSWORD,
     IMAGE_ID,
     REGIONS_HASH,
     WEBHOOK_SECRET,
@@ -403,42 +404,69 @@ def test_malformed_event_is_400_and_not_stored(
     assert store.count_events() == 0
 
 
-def test_answer_comes_before_any_work(client: FlaskClient) -> None:
-    durations = []
-    for n in range(1, 31):
-        started = time.perf_counter()
+def test_webhook_stores_the_event_and_does_nothing_else(client: FlaskClient, store: Store) -> None:
+    for n in range(1, 4):
         assert client.post("/webhook", json=created(n), headers=SECRET).status_code == 201
-        durations.append(time.perf_counter() - started)
-    # 5 ms alone; Label Studio hangs up after 1 s.
-    assert sorted(durations)[15] < 0.1
+    # Each is on record for the worker, and nothing has come of it yet.
+    assert [e.payload["annotation"]["id"] for e in store.pending_events()] == [1, 2, 3]
+    assert store.labels(4, deleted=True) == []
+    assert {q.status for q in store.queries(4)} == {"open"}
+    assert store.rounds(4) == []
 
 
 @pytest.mark.parametrize("path", ["/health", "/setup"])
-def test_health_and_setup_are_quick(client: FlaskClient, path: str) -> None:
-    durations = []
-    for _ in range(21):
-        started = time.perf_counter()
+def test_health_and_setup_change_nothing(client: FlaskClient, store: Store, path: str) -> None:
+    with sqlite3.connect(store._engine.url.database or "") as before:
+        dump = list(before.iterdump())
         if path == "/health":
-            client.get(path, headers=AUTH)
+            response = client.get(path, headers=AUTH)
         else:
-            client.post(path, json=recorded("setup")["body"], headers=AUTH)
-        durations.append(time.perf_counter() - started)
-    assert sorted(durations)[10] < 0.05
+            response = client.post(path, json=recorded("setup")["body"], headers=AUTH)
+        assert response.status_code == 200
+        assert list(before.iterdump()) == dump
+    before.close()
 
 
-def test_two_hundred_events_at_once(client: FlaskClient, store: Store) -> None:
+def test_requests_load_no_torch(tmp_path: Path) -> None:
+    """Nor the SDK: a model or a second connection has no place in a request."""
+    open_store(tmp_path).close()
+    requests = {
+        "/health": None,
+        "/setup": recorded("setup")["body"],
+        "/webhook": created(),
+        "/predict": {"project": "4.1", "label_config": CONFIG, "tasks": [{"id": 1}]},
+    }
+    code = (
+        "import json, sys; from ml_backend.wsgi import app\n"
+        "client, headers = app.test_client(), json.loads(sys.argv[2])\n"
+        "for path, body in json.loads(sys.argv[1]).items():\n"
+        "    method = 'GET' if body is None else 'POST'\n"
+        "    answer = client.open(path, method=method, json=body, headers=headers)\n"
+        "    assert answer.status_code in (200, 201), (path, answer.text)\n"
+        "print([m for m in ('torch', 'label_studio_sdk', 'dbos') if m in sys.modules])"
+    )
+    root = Path(__file__).resolve().parents[1]
+    environ = {
+        **os.environ,
+        "PIXBAL_HOME": str(tmp_path),
+        "PIXBAL_BASIC_PASSWORD": BASIC_PASSWORD,
+        "PYTHONPATH": str(root),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(requests), json.dumps(AUTH)],
+        env=environ, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_two_hundred_events_at_once_are_all_kept(client: FlaskClient, store: Store) -> None:
     app = client.application
 
-    def post(n: int) -> tuple[int, float]:
-        started = time.perf_counter()
-        response = app.test_client().post("/webhook", json=created(n), headers=SECRET)
-        return response.status_code, time.perf_counter() - started
+    def post(n: int) -> int:
+        return app.test_client().post("/webhook", json=created(n), headers=SECRET).status_code
 
     with ThreadPoolExecutor(10) as pool:
-        answers = list(pool.map(post, range(1, 201)))
-    assert [status for status, _ in answers] == [201] * 200
-    # The median: the slowest ones tell how busy the machine is otherwise.
-    assert sorted(seconds for _, seconds in answers)[100] < 1.0
+        assert list(pool.map(post, range(1, 201))) == [201] * 200
     found = {e.payload["annotation"]["id"] for e in store.pending_events(limit=500)}
     assert found == set(range(1, 201))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.bench_timing import Stopwatch, medians
 from training.datasets import ImageMaskSet
 from training.regions import RegionMap
 from training.superpixels import available_methods, segment
@@ -16,11 +16,12 @@ from training.superpixels import available_methods, segment
 
 @dataclass(frozen=True)
 class SuperpixelRow:
-    """Median time per image, mean region count, and the best that one label per region allows."""
+    """Median times per image, mean region count, and the best that one label per region allows."""
 
     method: str
     side_px: int
     ms: float
+    cpu_ms: float
     count: float
     accuracy: float
     miou: float
@@ -45,14 +46,14 @@ def bench_superpixels(
         times, counts = [], []
         segment(data[0][0], method, side_px)  # imports and first touches are not the method's
         for image, mask in data:
-            start = time.perf_counter()
-            region_map = segment(image, method, side_px)
-            times.append(time.perf_counter() - start)
+            with Stopwatch() as watch:
+                region_map = segment(image, method, side_px)
+            times.append(watch.times)
             counts.append(region_map.count)
             confusion += majority_confusion(mask, region_map, pairs.num_classes)
         accuracy, miou = _scores(confusion)
-        ms = 1000 * float(np.median(times))
-        rows.append(SuperpixelRow(method, side_px, ms, float(np.mean(counts)), accuracy, miou))
+        count = float(np.mean(counts))
+        rows.append(SuperpixelRow(method, side_px, *medians(times), count, accuracy, miou))
     return rows
 
 

@@ -80,7 +80,7 @@ def train_stage(
     optimiser = make_optimiser(model, stage)
     done = checkpoints.restore(model, optimiser)
     clock = _Clock(stage.steps, done * stage.steps_per_epoch)
-    forward = _forward(config)
+    forward = network_pass(config)
     model.train()
     for epoch in range(done, stage.epochs):
         seed = (config.seed, STAGES[name], epoch)
@@ -107,7 +107,9 @@ def train_stage(
     model.eval()
 
 
-def _forward(config: TrainConfig) -> Callable[[SegmentationModel, Batch], Tensor]:
+def network_pass(config: TrainConfig) -> Callable[[SegmentationModel, Batch], Tensor]:
+    """(model, batch) -> logits (B, K, H, W), in the precision of the config, compiled or not."""
+
     def forward(model: SegmentationModel, batch: Batch) -> Tensor:
         with torch.autocast(
             batch.targets.device.type, torch.bfloat16, enabled=config.precision == "bf16"
