@@ -15,8 +15,10 @@ from training.selection import select
 if TYPE_CHECKING:
     from training.pool_scores import PoolScores
 
-# A class is ticked in advance where it is predicted on at least this share of the region.
-PRETICK_SHARE = 0.10
+# A class is ticked in advance where it is predicted on at least this share of the region. On the
+# regions that PixBal asks about after two small rounds on CamVid, .2 took fewer corrections (1.33 a
+# region) than .1 (1.60) or .05 (1.76).
+PRETICK_SHARE = 0.20
 
 
 def plan_queries(
