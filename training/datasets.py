@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ CAMVID_CLASSES = (
 )  # fmt: skip
 CAMVID_VOID = 11
 
+UNKNOWN = 254  # in a table: this stored value may not occur
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -37,11 +39,35 @@ class Pair:
 
 @dataclass(frozen=True)
 class ImageMaskSet:
-    """Pairs in the order of their names; masks hold 0..num_classes-1 and `void`."""
+    """Pairs in the order of their names; masks hold 0..num_classes-1 and `void`.
+
+    names: of the classes, or empty where they are not known.
+    table: 256 entries, stored value -> class, `void` or UNKNOWN; None: masks are as stored.
+
+    Raises: DataError for a void among the classes, names or a table that do not fit the classes.
+    """
 
     pairs: tuple[Pair, ...]
     num_classes: int
     void: int = 255
+    names: tuple[str, ...] = ()
+    table: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_classes <= 255 or self.void < self.num_classes:
+            raise DataError(
+                f"Expected 1..255 classes and a void value outside them, got {self.num_classes} "
+                f"and {self.void}.",
+                hint="Void is usually 255.",
+            )
+        if self.names and len(self.names) != self.num_classes:
+            raise DataError(
+                f"The class list names {len(self.names)} classes, the masks have "
+                f"{self.num_classes}.",
+                hint="Give one name per class index, without void.",
+            )
+        if self.table is not None:
+            _check_table(self.table, self.num_classes, self.void)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -50,7 +76,7 @@ class ImageMaskSet:
         return iter(self.pairs)
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image (H, W, 3) and mask (H, W), both uint8.
+        """Image (H, W, 3) and mask (H, W) after the table, both uint8.
 
         Raises: ImageError for unreadable files; DataError if their sizes differ or the mask holds
         an unknown class.
@@ -58,15 +84,24 @@ class ImageMaskSet:
         pair = self.pairs[index]
         image, mask = read_image(pair.image), read_mask(pair.mask)
         _check_sizes(pair, image.shape[:2], mask.shape)
+        lookup = np.frombuffer(self.table or bytes(range(256)), np.uint8)
         used = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-        unknown = used[(used >= self.num_classes) & (used != self.void)]
+        classes = lookup[used].astype(np.int64)
+        unknown = used[(classes >= self.num_classes) & (classes != self.void)]
         if unknown.size:
+            known = np.flatnonzero((lookup < self.num_classes) | (lookup == self.void)).tolist()
             raise DataError(
                 f"{pair.mask} holds class ids {unknown.tolist()}; known are "
-                f"0..{self.num_classes - 1} and void ({self.void}).",
+                + (f"0..{self.num_classes - 1} and void ({self.void})." if self.table is None
+                   else f"{_spans(known)}."),
                 hint="Check the number of classes and the void value against the masks.",
-            )
-        return image, mask
+            )  # fmt: skip
+        return image, mask if self.table is None else lookup[mask]
+
+    def check_sizes(self) -> None:
+        """Compare the sizes of every pair by the headers alone; DataError or ImageError."""
+        for pair in self.pairs:
+            _check_sizes(pair, image_size(pair.image), image_size(pair.mask))
 
     def check(self) -> None:
         """Read every pair once; the first fault is raised (as `read`). Takes time."""
@@ -83,19 +118,27 @@ def find_pairs(
     two files of one name, an empty folder, sizes that differ, or a void among the classes.
     ImageError for a file that is no picture.
     """
-    if not 1 <= num_classes <= 255 or void < num_classes:
-        raise DataError(
-            f"Expected 1..255 classes and a void value outside them, got {num_classes} and {void}.",
-            hint="Void is usually 255.",
-        )
-    images = _by_name(Path(images_dir), IMAGE_SUFFIXES, "images")
-    masks = _by_name(Path(masks_dir), MASK_SUFFIXES, "masks")
-    _check_partners(Path(images_dir), images, masks, "mask", Path(masks_dir))
-    _check_partners(Path(masks_dir), masks, images, "image", Path(images_dir))
-    pairs = tuple(Pair(images[name], masks[name]) for name in sorted(images))
-    for pair in pairs:
-        _check_sizes(pair, image_size(pair.image), image_size(pair.mask))
-    return ImageMaskSet(pairs, num_classes, void)
+    found = ImageMaskSet((), num_classes, void)  # the cheap checks first
+    found = replace(found, pairs=pair_folders(Path(images_dir), Path(masks_dir)))
+    found.check_sizes()
+    return found
+
+
+def pair_folders(
+    images_dir: Path, masks_dir: Path, endings: tuple[str, str] = ("", ""), deep: bool = False
+) -> tuple[Pair, ...]:
+    """Pairs of two folders by name without suffix, sorted.
+
+    endings: of the stems of images and masks, no part of the name; files without are left alone.
+    deep: look into subfolders; the subfolder then belongs to the name.
+
+    Raises: DataError as `find_pairs`, but for sizes.
+    """
+    images = _by_name(images_dir, IMAGE_SUFFIXES, "images", endings[0], deep)
+    masks = _by_name(masks_dir, MASK_SUFFIXES, "masks", endings[1], deep)
+    _check_partners(images_dir, images, masks, "mask", masks_dir)
+    _check_partners(masks_dir, masks, images, "image", images_dir)
+    return tuple(Pair(images[name], masks[name]) for name in sorted(images))
 
 
 def camvid(root: Path | str, split: str = "train") -> ImageMaskSet:
@@ -114,23 +157,27 @@ def camvid(root: Path | str, split: str = "train") -> ImageMaskSet:
     return find_pairs(folder / "images", folder / "masks", len(CAMVID_CLASSES), CAMVID_VOID)
 
 
-def _by_name(folder: Path, suffixes: Sequence[str], what: str) -> dict[str, Path]:
+def _by_name(
+    folder: Path, suffixes: Sequence[str], what: str, ending: str, deep: bool
+) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"There is no folder of {what} at {folder}.", hint="Check the path.")
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
-        if path.stem in found:
+        if not path.stem.endswith(ending) or (ending and path.stem == ending):
+            continue
+        name = path.relative_to(folder).with_name(path.stem.removesuffix(ending)).as_posix()
+        if name in found:
             raise DataError(
-                f"{folder} holds both {found[path.stem].name} and {path.name}.",
+                f"{folder} holds both {found[name].name} and {path.name}.",
                 hint="Pairs are found by name: rename or remove one.",
             )
-        found[path.stem] = path
+        found[name] = path
     if not found:
-        raise DataError(
-            f"There are no {what} in {folder}.", hint=f"Looked for {', '.join(suffixes)}."
-        )
+        looked = ", ".join(f"{ending}{suffix}" for suffix in suffixes)
+        raise DataError(f"There are no {what} in {folder}.", hint=f"Looked for {looked}.")
     return found
 
 
@@ -154,3 +201,25 @@ def _check_sizes(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> N
             f"{mask[0]} x {mask[1]}.",
             hint="Make the mask at the size of the upright image.",
         )
+
+
+def _check_table(table: bytes, num_classes: int, void: int) -> None:
+    """Raises DataError unless each of 256 stored values has a class, void or UNKNOWN."""
+    strange = sorted({v for v in table if v >= num_classes} - {void, UNKNOWN})
+    if len(table) != 256 or strange or num_classes > UNKNOWN or void == UNKNOWN:
+        raise DataError(
+            f"A table of {len(table)} entries leads to {strange}, which are neither classes "
+            f"0..{num_classes - 1} nor void ({void}).",
+            hint=f"It needs 256 entries; {UNKNOWN} marks values that may not occur.",
+        )
+
+
+def _spans(values: Sequence[int]) -> str:
+    """Ascending numbers in short: 0..7, 9."""
+    groups: list[list[int]] = []
+    for value in values:
+        if groups and value == groups[-1][1] + 1:
+            groups[-1][1] = value
+        else:
+            groups.append([value, value])
+    return ", ".join(f"{a}" if a == b else f"{a}..{b}" for a, b in groups)
