@@ -144,6 +144,7 @@ class TrainConfig:
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     loss_weights: tuple[float, float, float] = (16.0, 8.0, 1.0)  # paper: one-hot, merged, pixel
     temperature: float = 0.1  # paper: of the softmax over cosines
+    stages: int = 2  # paper; 1 = no pseudo labels, 3 = stage 2 again with new ones, and so on
     seed: int = 0
     device: str = "auto"  # "auto" = the first GPU if there is one; or "cpu", "cuda", "cuda:1"
     threads: int = 1  # of PyTorch on CPU; two on busy cores were five times slower than one
@@ -154,6 +155,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         ensure(min(self.loss_weights) >= 0, "loss_weights", "at least 0", self.loss_weights)
         ensure(self.temperature > 0, "temperature", "positive", self.temperature)
+        ensure(self.stages >= 1, "stages", "at least 1", self.stages)
         ensure(self.seed >= 0, "seed", "at least 0", self.seed)
         ensure(self.threads >= 1, "threads", "at least 1", self.threads)
         ensure(self.loader_threads >= 0, "loader_threads", "at least 0", self.loader_threads)

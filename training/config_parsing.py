@@ -95,6 +95,8 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
             return None
         return _parse(next(k for k in inner if k is not type(None)), value, where)
     if origin is tuple:
+        if isinstance(value, list | tuple) and inner[-1:] == (Ellipsis,):
+            inner = (inner[0],) * len(value)
         if not isinstance(value, list | tuple) or len(value) != len(inner):
             raise _mistyped(kind, value, where)
         return tuple(
@@ -120,6 +122,8 @@ def _mistyped(kind: Any, value: object, where: str) -> ConfigError:
 def _describe(kind: Any) -> str:
     names = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and inner[-1:] == (Ellipsis,):
+        return f"a list, each {_describe(inner[0])}"
     if origin is tuple:
         return f"a list of {len(inner)}: {', '.join(_describe(k) for k in inner)}"
     if inner:

@@ -1,4 +1,4 @@
-"""One training round: stage 1 -> pseudo labels -> stage 2 -> a published version."""
+"""One training round: stage 1 -> pseudo labels -> stage 2 -> ... -> a published version."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ from training.versions import FINAL, MANIFEST, STAGE1, Version, version_manifest
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = {"stage1": STAGE1, "stage2": FINAL}
-_LOCK, _ROUND, _LABELS = "lock", "round.json", "pseudo_labels"
+LABELS = "pseudo_labels"  # folder of the last stage's targets, where they are kept
+REPEAT = 1_000_003  # added to the seed for every repetition of stage 2
+_LOCK, _ROUND = "lock", "round.json"
 
 
 def run_round(
@@ -54,13 +55,15 @@ def run_round(
     progress: Report | None = None,
     name: str | None = None,
     cache_dir: Path | None = None,
+    keep_labels: bool = False,
 ) -> Version:
-    """Train both stages on a snapshot and publish the version folder `out` (arXiv 2309.09319).
+    """Train all stages on a snapshot and publish the version folder `out` (arXiv 2309.09319).
 
     Work in progress lies in `out`.partial: a killed round, called again, goes on at its last whole
     epoch and ends with the same weights (on CPU). `progress` is called every step and may raise to
     stop. `cache_dir` keeps the features of a frozen encoder; default: beside the snapshot.
-    A whole version at `out` is returned as it is.
+    A whole version at `out` is returned as it is. `keep_labels` publishes the pseudo labels that
+    the last stage learned from, too, one PNG per image in the folder `LABELS`.
 
     Raises:
         SnapshotError: damaged, or without any labelled region.
@@ -87,10 +90,11 @@ def run_round(
             _clear(partial)
         _claim(partial, data, config)
         if (partial / MANIFEST).is_file():  # killed between its last file and its publication
-            _finish(partial, out)
+            _finish(partial, out, keep_labels)
             return Version.load(out)
         cache = cache_dir or snapshot.resolve().parent / "features"
-        _Round(data, config, partial, cache, progress or silent).publish(out, name or out.name)
+        work = _Round(data, config, partial, cache, progress or silent)
+        work.publish(out, name or out.name, keep_labels)
     return Version.load(out)
 
 
@@ -102,12 +106,16 @@ class _Round:
     cache_dir: Path
     report: Report
 
-    def publish(self, out: Path, name: str) -> None:
+    def publish(self, out: Path, name: str, keep_labels: bool = False) -> None:
         """Do what is still to do of every part, then rename the folder to `out`."""
         started = time.monotonic()
-        first = self._trained("stage1")
-        labels = self._pseudo_labels(first)
-        final = self._trained("stage2")
+        first = final = self._trained(1)
+        labels: dict[str, Any] = {}
+        for number in range(2, self.config.stages + 1):
+            labels = self._pseudo_labels(final, number)
+            final = self._trained(number)
+        if final is first:
+            write_tensors(self.folder / FINAL, final.state_dict())
         self._say("publishing")
         metrics = self._metrics(first, final) | {"pseudo_labels": labels}
         metrics["seconds"] = round(time.monotonic() - started, 1)  # of this process, resumed or not
@@ -115,42 +123,53 @@ class _Round:
             self.folder / MANIFEST,
             version_manifest(
                 name, self.data.classes, self.data.undefined, self.config, metrics, final,
-                self.data.hash, {f: file_sha256(self.folder / f) for f in WEIGHTS.values()},
+                self.data.hash, {f: file_sha256(self.folder / f) for f in (STAGE1, FINAL)},
             ),
         )  # fmt: skip
-        _finish(self.folder, out)
+        _finish(self.folder, out, keep_labels)
 
-    def _trained(self, stage: str) -> SegmentationModel:
+    def _trained(self, number: int) -> SegmentationModel:
         """The model of a stage, trained from the pretrained weights, or read if it is done."""
-        config = self.config
+        config, stage = self.config, f"stage{number}"
+        weights = self.folder / self._weights(number)
         model = build(
             config.model, self.data.num_outputs, self.data.undefined, seed=config.seed
         ).to(self._device)
         done = self.folder / f"{stage}.json"
         if done.is_file():
             try:
-                model.load_state_dict(
-                    read_tensors(self.folder / WEIGHTS[stage], read_json(done)["sha256"])
-                )
+                model.load_state_dict(read_tensors(weights, read_json(done)["sha256"]))
                 return model.eval()
             except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("The weights of %s are damaged, training it again: %s", stage, error)
         checkpoints = Checkpoints(self.folder / f"{stage}-epochs")
-        source, loss = self._source(stage), self._loss(stage)
-        train_stage(model, source, loss, stage, config, checkpoints, self.report)
-        digest = write_tensors(self.folder / WEIGHTS[stage], model.state_dict())
+        # Stage 3 and later are stage 2 with other labels and another order of images.
+        kind = "stage1" if number == 1 else "stage2"
+        plan = replace(config, seed=config.seed + REPEAT * max(number - 2, 0))
+        train_stage(
+            model, self._source(number), self._loss(kind), kind, plan, checkpoints, self.report
+        )
+        digest = write_tensors(weights, model.state_dict())
         write_json(done, {"sha256": digest})
         shutil.rmtree(checkpoints.folder)
         return model
 
-    def _source(self, stage: str) -> Source:
-        if stage == "stage1":
+    def _weights(self, number: int) -> str:
+        if number == 1:
+            return STAGE1
+        return FINAL if number == self.config.stages else f"stage{number}.safetensors"
+
+    def _labels(self, number: int) -> str:
+        return LABELS if number == self.config.stages else f"{LABELS}-{number}"
+
+    def _source(self, number: int) -> Source:
+        if number == 1:
             samples = region_samples(self.data)
         else:
-            samples = label_samples(self.data, self.folder / _LABELS)
+            samples = label_samples(self.data, self.folder / self._labels(number))
         if self._cache is None:
             return ImageSource(samples, self.config.augment, self.config.model.short_side)
-        if stage == "stage1":
+        if number == 1:
             self._prepare(samples, self._cache)
         return FeatureSource(samples, self.config.augment, self._cache)
 
@@ -176,8 +195,10 @@ class _Round:
 
         return {"stage1": first, "stage2": second}[stage]
 
-    def _pseudo_labels(self, model: SegmentationModel) -> dict[str, Any]:
-        done, folder = self.folder / f"{_LABELS}.json", self.folder / _LABELS
+    def _pseudo_labels(self, model: SegmentationModel, number: int) -> dict[str, Any]:
+        """Targets of a stage, by the model of the stage before it."""
+        folder = self.folder / self._labels(number)
+        done = folder.with_name(f"{folder.name}.json")
         if done.is_file():
             try:
                 record = read_json(done)
@@ -195,7 +216,7 @@ class _Round:
         return summary
 
     def _metrics(self, first: SegmentationModel, final: SegmentationModel) -> dict[str, Any]:
-        """Held-out scores of both stages (null where there are none), and what was learnt from."""
+        """Held-out scores of the first and last stage (null if none), and what was learnt from."""
         data = self.data
         metrics: dict[str, Any] = {
             "images": len(data.labelled),
@@ -204,6 +225,9 @@ class _Round:
             "heldout_images": len(data.heldout),
         }
         for stage, model in (("stage1", first), ("stage2", final)):
+            if stage == "stage2" and final is first:
+                metrics |= {"stage2_miou": metrics["stage1_miou"], stage: metrics["stage1"]}
+                break
             iou = evaluate(
                 model, data.heldout, lambda item: data.file_hash(item.image), self._cache
             ).to_json(data.classes)
@@ -259,9 +283,10 @@ def _claim(partial: Path, data: Snapshot, config: TrainConfig) -> None:
     write_json(path, claim)
 
 
-def _finish(partial: Path, out: Path) -> None:
+def _finish(partial: Path, out: Path, keep_labels: bool) -> None:
     """Drop what only the training needed and publish the version."""
-    _clear(partial, {MANIFEST, _ROUND, _LOCK, *WEIGHTS.values()})
+    labels = {LABELS} if keep_labels else set()
+    _clear(partial, {MANIFEST, _ROUND, _LOCK, STAGE1, FINAL, *labels})
     os.rename(partial, out)
     (out / _ROUND).unlink()
     (out / _LOCK).unlink()
