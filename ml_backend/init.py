@@ -103,7 +103,8 @@ def initialise(
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
     if pushed:
         # The order of the queue hangs on it, and it needs a prediction to exist.
-        connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+        again = connect(ls, settings, project.id, project.label_config, current)
+        connected = (*connected[:-1], again[-1])  # the model version, which is set last
     return InitReport(
         project=project,
         url=f"{settings.label_studio_url}/projects/{project.id}/data",
