@@ -17,6 +17,8 @@ from ml_backend.bench import GROUPS, backend_rows
 from ml_backend.cli import main
 from ml_backend.store import Store
 from training.bench import Options, run
+from training.bench_core import BenchSize
+from training.bench_memory import memory_row
 from training.bench_report import (
     Report,
     Row,
@@ -170,6 +172,15 @@ def test_calls_are_counted_wherever_the_module_was_made() -> None:
         nn.Sequential(nn.ReLU(), nn.Identity(), nn.ReLU())(torch.zeros(1))
     nn.ReLU()(torch.zeros(1))
     assert calls == {nn.ReLU: 2}
+
+
+def test_memory_grows_with_the_inputs() -> None:
+    size = BenchSize(256, 256, 4, features=64, selected=4)
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of a process is known on Linux only")
+    row = memory_row(size)
+    assert row.value is not None
+    assert 4 * 256 * 256 * 64 / 1e9 < row.value < 1.0
 
 
 # Parts that need more than this machine may have

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 
 from training import bench_core
+from training.bench_memory import memory_row
 from training.bench_report import ROOT, Report, Row, absent, describe_machine, measured, timed
 from training.bench_superpixels import SuperpixelRow, bench_superpixels
 from training.bench_timing import Stopwatch, Times, take_turns
@@ -22,15 +22,17 @@ from training.datasets import ImageMaskSet, camvid
 from training.device import torch_threads
 from training.errors import ConfigError
 from training.model import build
-from training.pseudo_labels import expand
 from training.scenes import write_scene_set
 from training.superpixel_pool import SegmentJob, segment_pool
 from training.superpixels import Pixels, available_methods, segment
 
+_BASELINES = {
+    "stage-1 losses": "baseline: F.cross_entropy with ignore_index",
+    "region statistics": "baseline: one softmax",
+    "pseudo labels": "baseline: region by region, median of 3",
+}
 Group = Callable[["Options"], Iterator[Row]]
 NO_GPU = "no GPU here; on one: pixbal bench --only core"
-# /proc/self/status knows the peak; writing 5 here starts it anew.
-_CLEAR_PEAK, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def _pool_row(group: str, image: Pixels, folder: Path, count: int = 16) -> Row:
 def core(options: Options) -> Iterator[Row]:
     """Losses, scores and pseudo labels beside plain baselines; on a GPU as well if there is one."""
     yield from _core_rows("cpu", options)
-    yield _memory_row(options)
+    if not options.quick:  # its own process takes seconds to start
+        yield memory_row(_sizes(options)[-1])
     if not torch.cuda.is_available():
         yield absent("core", "losses, scores and pseudo labels on a GPU", "ms", NO_GPU)
         return
@@ -130,6 +133,7 @@ def _core_rows(device: str, options: Options) -> Iterator[Row]:
             most_ratio = next((v for k, v in ratios.items() if row["what"].startswith(k)), None)
             # The target in ms is for the larger size.
             labels = row["what"].startswith("pseudo labels")
+            note = next((n for what, n in _BASELINES.items() if row["what"].startswith(what)), "")
             yield timed(
                 "core",
                 row["what"] if on_cpu else f"{row['what']}, GPU",
@@ -138,37 +142,8 @@ def _core_rows(device: str, options: Options) -> Iterator[Row]:
                 most_ratio=most_ratio or float("inf"),
                 most_ms=300.0 if labels and on_cpu and size.height == 512 else float("inf"),
                 one_thread=on_cpu,
-                note="baseline: region by region, median of 3" if labels else "",
+                note=note,
             )
-
-
-def _memory_row(options: Options) -> Row:
-    """Peak of the process for pseudo labels, above what it was before the inputs were made."""
-    size = _sizes(options)[-1]
-    what = f"pseudo labels, {size.height}x{size.width}: memory with inputs"
-    if not _CLEAR_PEAK.exists():
-        return absent("core", what, "GB", "needs Linux", "at most 1.5 GB")
-    before = _status_gb("VmRSS")
-    generator = torch.Generator().manual_seed(0)
-    shape = size.height, size.width
-    features = torch.rand(size.features, *shape, generator=generator)
-    logits = torch.rand(size.classes, *shape, generator=generator)
-    regions = segment(np.zeros((*shape, 3), np.uint8), "grid", size.side_px)
-    candidates = torch.rand(regions.count, size.classes, generator=generator) < 0.1
-    selected = torch.zeros(regions.count, dtype=torch.bool)
-    selected[torch.randperm(regions.count, generator=generator)[: size.selected]] = True
-    selected &= candidates.any(1)
-    _CLEAR_PEAK.write_text("5")
-    expand(features, logits, torch.tensor(regions.ids).long(), candidates, selected)
-    peak = _status_gb("VmHWM") - before
-    return measured("core", what, max(peak, 0.0), "GB", most=1.5)
-
-
-def _status_gb(name: str) -> float:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024 / 1e9
-    return 0.0
 
 
 def _against_network(options: Options) -> Iterator[Row]:
