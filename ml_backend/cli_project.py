@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ml_backend import cli
+from ml_backend import cli_common
 
 project_option = click.option("--project", type=int, help="Label Studio project id.")
 
@@ -56,7 +56,7 @@ def init(**options: Any) -> None:
 
     from ml_backend.init import InitRequest, initialise
 
-    settings, store, ls = cli.open_all()
+    settings, store, ls = cli_common.open_all()
     request = InitRequest(**options)
     with Progress(transient=True) as bar:
         task = bar.add_task("Reading images and cutting them into regions", total=None)
@@ -78,8 +78,8 @@ def masks(project: int, region_project: int | None) -> None:
     """Show predicted masks in an image project with brush or polygon labels."""
     from ml_backend.masks import show_masks
 
-    settings, store, ls = cli.open_all()
-    region_id = cli.only_project(store, region_project)
+    settings, store, ls = cli_common.open_all()
+    region_id = cli_common.only_project(store, region_project)
     for line in show_masks(settings, store, ls, project, region_id).lines():
         click.echo(line)
 
@@ -91,8 +91,8 @@ def push(project: int | None) -> None:
     from ml_backend.runtime import Runtime
     from ml_backend.worker import Worker
 
-    settings, store, ls = cli.open_all()
-    row = store.project(cli.only_project(store, project))
+    settings, store, ls = cli_common.open_all()
+    row = store.project(cli_common.only_project(store, project))
     if row is not None:
         Worker(Runtime(settings, store, ls)).push(row)
         click.echo(f"open questions: {len(store.queries(row.id, status='open'))}")
@@ -102,8 +102,8 @@ def push(project: int | None) -> None:
 @project_option
 def train(project: int | None) -> None:
     """Ask the worker to train on the labels there are, without waiting for the batch."""
-    _, store, _ = cli.open_all()
-    project_id = cli.only_project(store, project)
+    _, store, _ = cli_common.open_all()
+    project_id = cli_common.only_project(store, project)
     asked = datetime.now(UTC).isoformat()
     store.record_event(project_id, "TRAIN_REQUESTED", {"action": "TRAIN_REQUESTED", "at": asked})
     click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")
@@ -119,12 +119,12 @@ def status(project: int | None, as_json: bool) -> None:
     from ml_backend.ingest import REGION_TEMPLATES
     from ml_backend.status import project_status, status_tables
 
-    settings, store, _ = cli.open_all()
+    settings, store, _ = cli_common.open_all()
     regions = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
-    wanted = [cli.only_project(store, project)] if project else regions
+    wanted = [cli_common.only_project(store, project)] if project else regions
     found = [project_status(settings, store, project_id) for project_id in wanted]
     if as_json:
-        cli.echo_json(found)
+        cli_common.echo_json(found)
         return
     if not found:
         click.echo("no project yet; make one with `pixbal init --images ... --classes ...`")
@@ -140,8 +140,10 @@ def reconcile(project: int | None) -> None:
     """Compare the labels here with Label Studio's, and correct what a lost webhook left."""
     from ml_backend import reconcile as reconciling
 
-    _, store, ls = cli.open_all()
-    report = reconciling.reconcile(store, ls, cli.only_project(store, project), datetime.now(UTC))
+    _, store, ls = cli_common.open_all()
+    report = reconciling.reconcile(
+        store, ls, cli_common.only_project(store, project), datetime.now(UTC)
+    )
     click.echo(str(report))
 
 
@@ -154,8 +156,8 @@ def export(project: int | None, name: str | None, out: Path, masks: bool) -> Non
     """Copy a version (weights, config, metrics) and, if asked, its masks of the pool."""
     from ml_backend.export import export_version
 
-    _, store, _ = cli.open_all()
-    written = export_version(store, cli.only_project(store, project), name, out, masks=masks)
+    _, store, _ = cli_common.open_all()
+    written = export_version(store, cli_common.only_project(store, project), name, out, masks=masks)
     click.echo(f"wrote {written} files to {out}")
 
 

@@ -12,7 +12,7 @@ import urllib.request
 
 import click
 
-from ml_backend import cli
+from ml_backend import cli_common
 from ml_backend.errors import BackendError
 
 
@@ -29,7 +29,7 @@ def gunicorn_command(host: str, port: int) -> list[str]:
 @click.command(epilog="Example: pixbal serve")
 def serve() -> None:
     """Serve the ML backend (gunicorn) on PIXBAL_HOST:PIXBAL_PORT."""
-    settings = cli.load_settings()
+    settings = cli_common.load_settings()
     settings.check_serving()
     command = gunicorn_command(settings.host, settings.port)
     os.execv(command[0], command)
@@ -40,17 +40,17 @@ def worker() -> None:
     """Run the worker: reconciliation, training, scoring, pushing."""
     from ml_backend.worker import run_and_exit
 
-    run_and_exit(cli.load_settings())
+    run_and_exit(cli_common.load_settings())
 
 
 @click.command(epilog="Example: pixbal up")
 def up() -> None:
     """Run the backend and the worker together until Ctrl+C; each is started again if it dies."""
-    settings = cli.load_settings()
+    settings = cli_common.load_settings()
     settings.check_serving()
     commands = {
         "backend": gunicorn_command(settings.host, settings.port),
-        "worker": [sys.executable, "-m", "ml_backend.cli", "worker"],
+        "worker": [sys.executable, "-m", "ml_backend.worker"],
     }
     stopping = False
 
@@ -83,7 +83,7 @@ def up() -> None:
 @click.option("--worker", "of_worker", is_flag=True, help="Check the worker's heartbeat instead.")
 def healthcheck(of_worker: bool) -> None:
     """Exit 0 where the backend answers /health (or the worker is alive), else 1."""
-    settings = cli.load_settings()
+    settings = cli_common.load_settings()
     if of_worker:
         path = settings.home / "worker.heartbeat"
         age = time.time() - float(path.read_text()) if path.is_file() else float("inf")

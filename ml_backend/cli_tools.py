@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ml_backend import cli
+from ml_backend import cli_common
 
 
 @click.command(epilog="Example: pixbal doctor")
@@ -22,12 +22,12 @@ def doctor(project: int | None, as_json: bool) -> None:
 
     from ml_backend.doctor import examine
 
-    settings, store, ls = cli.open_all()
+    settings, store, ls = cli_common.open_all()
     checks = (
         examine(settings, store, ls) if project is None else examine(settings, store, ls, project)
     )
     if as_json:
-        cli.echo_json([asdict(check) for check in checks])
+        cli_common.echo_json([asdict(check) for check in checks])
     else:
         console = Console()
         marks = {True: "[green]ok  [/]", False: "[red]FAIL[/]", None: "[yellow]?   [/]"}

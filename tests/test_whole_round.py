@@ -9,8 +9,12 @@ import pytest
 import requests
 from stack import Stack, link_camvid
 
+from ml_backend.errors import Conflict, NotFound
+from ml_backend.export import export_version
 from ml_backend.processes import LabelStudioServer
+from training.images import read_mask
 from training.regions import RegionId
+from training.versions import Version
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -120,8 +124,26 @@ def test_two_rounds(stack: Stack, images: tuple[Path, Path, dict[str, Path]]) ->
 
     # The second batch, too, comes in PixBal order.
     assert next_scores(stack, project_id, 4) == sorted((q.score for q in second), reverse=True)[:4]
+    assert_exported(stack, project_id, stack.settings.home / "exported")
     clicks = sum(label.clicks for label in stack.store.effective_labels(project_id).values())
     assert stack.store.clicks(project_id) == clicks
+
+
+def assert_exported(stack: Stack, project_id: int, out: Path) -> None:
+    """The exported version loads, and each pool image has a mask of its size and known classes."""
+    export_version(stack.store, project_id, None, out, masks=True)
+    version = Version.load(out)
+    assert version.name == "r1"
+    images = stack.store.images(project_id, split="pool", status="ready")
+    masks = [read_mask(path) for path in sorted((out / "masks").iterdir())]
+    assert len(masks) == len(images)
+    for mask in masks:
+        assert mask.shape == (360, 480)
+        assert mask.max() < len(version.classes)
+    with pytest.raises(Conflict, match="not empty"):
+        export_version(stack.store, project_id, None, out)
+    with pytest.raises(NotFound, match="r9"):
+        export_version(stack.store, project_id, "r9", out)
 
 
 def test_questions_pushed_midway_are_handed_out_in_order(

@@ -1,0 +1,57 @@
+"""What several commands need: settings, the store, a client, the project that is meant."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from ml_backend.label_studio import LabelStudio
+    from ml_backend.settings import Settings
+    from ml_backend.store import Store
+
+
+def load_settings() -> Settings:
+    """Settings of this process, with generated secrets where none were given."""
+    from ml_backend.settings import Settings, ensure_secrets
+
+    ensure_secrets(Path(os.environ.get("PIXBAL_HOME") or "./pixbal-data"))
+    return Settings.from_env(os.environ)
+
+
+def open_all() -> tuple[Settings, Store, LabelStudio]:
+    """Settings, the store (migrated), and a client of Label Studio."""
+    from ml_backend.label_studio import LabelStudio
+    from ml_backend.store import Store
+
+    settings = load_settings()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    store = Store.open(settings.database_url)
+    return settings, store, LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+
+
+def only_project(store: Store, project: int | None) -> int:
+    """The region project that was named, or the only one there is."""
+    from ml_backend.errors import NotFound
+    from ml_backend.ingest import REGION_TEMPLATES
+
+    known = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
+    if project is not None and project in known:
+        return project
+    if project is None and len(known) == 1:
+        return known[0]
+    raise NotFound(
+        f"project {project} is unknown here"
+        if project
+        else f"{len(known)} projects are known here",
+        hint=f"Region projects: {known}. Name one with --project, or make one with `pixbal init`.",
+    )
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as JSON for scripts."""
+    click.echo(json.dumps(value, indent=2, sort_keys=True, default=str))
