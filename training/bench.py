@@ -28,7 +28,7 @@ from training.superpixels import Pixels, available_methods, segment
 
 _BASELINES = {
     "stage-1 losses": "baseline: F.cross_entropy with ignore_index",
-    "region statistics": "baseline: one softmax",
+    "region statistics": "baseline: one softmax into memory at hand",
     "pseudo labels": "baseline: region by region, median of 3",
 }
 Group = Callable[["Options"], Iterator[Row]]

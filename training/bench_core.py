@@ -97,17 +97,20 @@ def bench_losses(
 def bench_scores(
     size: BenchSize, repeats: int, device: torch.device, seed: int
 ) -> Iterator[BenchRow]:
-    """Region statistics and PixBal of one image, against one softmax of its logits."""
+    """Region statistics and PixBal of one image, against one softmax of its logits.
+
+    The softmax writes to memory at hand: new memory may cost it three times its own work, or not.
+    """
     generator = torch.Generator().manual_seed(seed)
     logits = _logits(size, 1, generator).to(device)
     regions, count = _regions(size, 1)
-    regions = regions.to(device)
+    regions, out = regions.to(device), torch.empty_like(logits)
 
     def ours() -> None:
         pixbal(region_statistics(logits, regions, count))
 
     def plain() -> None:
-        torch.softmax(logits, 1)
+        torch.softmax(logits, 1, out=out)
 
     found = take_turns([ours, plain], repeats, str(device))
     title = f"region statistics and PixBal, {_title(size)}"
