@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 # Between two decisions nothing may have come in; look anyway, since time passes and files change.
 DECIDE_EVERY_S = 10.0
+HEARTBEAT_S = 2.0
 
 
 @dataclass
@@ -41,16 +42,18 @@ class Worker:
 
     runtime: Runtime
     stop: threading.Event = field(default_factory=threading.Event)
-    _reconciled: dict[int, float] = field(default_factory=dict)
+    _reconcile_at: dict[int, float] = field(default_factory=dict)
     _decided: float = 0.0
     _trained: dict[tuple[int, int], dict[RegionId, tuple[str, ...]]] = field(default_factory=dict)
 
     def run(self) -> None:
         """Take up what was running, then poll until stopped."""
         self.requeue()
+        self.heartbeat()
+        # In a thread of its own: a push or a walk over many tasks may take minutes.
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         log.info("worker ready: home %s", self.runtime.settings.home)
         while not self.stop.is_set():
-            self.heartbeat()
             try:
                 self.tick()
             except BackendError as error:
@@ -58,6 +61,10 @@ class Worker:
             except Exception:
                 log.exception("the worker goes on after an unexpected error")
             self.stop.wait(self.runtime.settings.poll_s)
+
+    def _beat(self) -> None:
+        while not self.stop.wait(HEARTBEAT_S):
+            self.heartbeat()
 
     def heartbeat(self) -> None:
         """Say that the worker is alive; `pixbal doctor` and the health check read it."""
@@ -95,11 +102,14 @@ class Worker:
         changed = False
         now = time.monotonic()
         for project in self.runtime.store.projects():
-            last = self._reconciled.get(project.id, -self.runtime.settings.reconcile_s)
-            if project.template == "image_masks" or now - last < self.runtime.settings.reconcile_s:
+            if project.template == "image_masks" or now < self._reconcile_at.get(project.id, 0.0):
                 continue
-            self._reconciled[project.id] = now
+            started = time.monotonic()
+            self._reconcile_at[project.id] = started + self.runtime.settings.reconcile_s
             report = reconcile(self.runtime.store, self.runtime.ls, project.id, datetime.now(UTC))
+            # A hundred thousand tasks take most of a minute: walk a tenth of the time at most.
+            pause = max(self.runtime.settings.reconcile_s, 10 * (time.monotonic() - started))
+            self._reconcile_at[project.id] = started + pause
             if report.changed or report.deleted:
                 log.info("project %s: found by reconciliation: %s", project.id, report)
                 changed = True
