@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ml_backend import cli_project, cli_serve, cli_tools
+from ml_backend import cli_project, cli_serve, cli_simulate, cli_tools
 from ml_backend.errors import BackendError
 
 
@@ -41,7 +41,12 @@ def main(debug: bool) -> None:
     """Active learning for semantic segmentation inside Label Studio."""
 
 
-for command in (*cli_project.COMMANDS, *cli_serve.COMMANDS, *cli_tools.COMMANDS):
+for command in (
+    *cli_project.COMMANDS,
+    *cli_serve.COMMANDS,
+    *cli_simulate.COMMANDS,
+    *cli_tools.COMMANDS,
+):
     main.add_command(command)
 
 if __name__ == "__main__":
