@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ml_backend import cli_common
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("--lead-times", type=click.Path(path_type=Path),
               help="CSV or JSON of clicks and lead_time_s to take the seconds from.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Processes [one per core; GPU: one].")
+@click.option("--print", "show", is_flag=True, help="Only print the experiment, for --config.")
 def simulate(
     preset: str | None,
     config: Path | None,
@@ -43,12 +46,9 @@ def simulate(
     out: Path,
     lead_times: Path | None,
     workers: int | None,
+    show: bool,
 ) -> None:
     """Play whole experiments against masks: mIoU per click and per second, as a report."""
-    from rich.console import Console
-
-    from training.report import write_report
-    from training.simulate import RESULTS, results_folder
     from training.simulate_presets import preset_experiment
 
     if (preset is None) == (config is None):
@@ -60,9 +60,21 @@ def simulate(
         )
     else:
         experiment = _from_file(Path(str(config)), root, lead_times)
+    if show:
+        cli_common.echo_json(experiment.to_json())
+        return
+    _simulate(experiment, out.resolve(), workers)
+
+
+def _simulate(experiment: Experiment, out: Path, workers: int | None) -> None:
+    from rich.console import Console
+
+    from training.report import write_report
+    from training.simulate import RESULTS, results_folder
+
     console = Console()
-    results = _play(experiment, out.resolve(), workers, console)
-    folder = results_folder(experiment, out.resolve())
+    results = _play(experiment, out, workers, console)
+    folder = results_folder(experiment, out)
     report = folder / "report.html"
     write_report(folder / RESULTS, report)
     _summary(results, console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from training.rounds import run_round
 from training.simulate import RESULTS, Origin, budgets_in_clicks, results_folder, simulate
 from training.simulate_config import Experiment
 from training.simulate_pool import RunEvent
+from training.simulate_presets import preset_experiment
 
 
 class Stop(BaseException):
@@ -242,6 +244,20 @@ def test_two_processes_give_what_one_gives(root: Path, tmp_path: Path) -> None:
     assert [event.ended for event in events].count("done") == 2
 
 
+@pytest.mark.slow
+def test_a_sweep_that_is_cut_short_stops_its_processes(root: Path, tmp_path: Path) -> None:
+    experiment = tiny_experiment(root, seeds=3, budgets=tuple(8.0 * n for n in range(1, 9)))
+
+    def cut(event: RunEvent) -> None:
+        if "round 2" in event.what:
+            raise Stop
+
+    with pytest.raises(Stop):
+        simulate(experiment, tmp_path, workers=2, watch=cut)
+    assert not list((tmp_path / "runs").glob("*/run.json"))
+    assert not multiprocessing.active_children()
+
+
 def test_command_writes_a_report(root: Path, tmp_path: Path) -> None:
     experiment = tiny_experiment(root, budgets=(8.0,), full_supervision=True, overrides=TINY)
     config = tmp_path / "tiny.json"
@@ -253,6 +269,14 @@ def test_command_writes_a_report(root: Path, tmp_path: Path) -> None:
     assert "done  paper, seed 0" in result.output
     assert (out / "tiny-camvid-cpu" / "report.html").is_file()
     assert Results.load(out / "tiny-camvid-cpu" / RESULTS).command.startswith("pixbal")
+
+
+def test_a_preset_is_printed_to_be_edited(tmp_path: Path) -> None:
+    arguments = ["simulate", "--preset", "noise", "--root", str(tmp_path), "--print"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    expected = preset_experiment("noise", root=str(tmp_path.resolve()))
+    assert Experiment.from_json(json.loads(result.output)) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 _channel: Any = None  # of a worker process, to its parent
+_stop: Any = None  # set by the parent: leave off where you are
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class RunEvent:
 
 
 Watch = Callable[[RunEvent], None]
+_Ended = tuple[str, str | None]  # "done" | "failed" | "cached", and the error
+
+
+class _Stopped(BaseException):
+    """The sweep ends; the run goes on when it is called again."""
 
 
 def play_all(tasks: Sequence[RunTask], workers: int, watch: Watch) -> list[str | None]:
@@ -40,64 +48,78 @@ def play_all(tasks: Sequence[RunTask], workers: int, watch: Watch) -> list[str |
     that were under way; they go on where they stopped when called again.
     """
     if workers == 1 or len(tasks) < 2:
-        return [_played(task, watch) for task in tasks]
+        return [_noted(task, _played(task, watch), watch) for task in tasks]
     context = multiprocessing.get_context("spawn")  # fork breaks the threads of libraries
-    channel = context.Queue()
+    channel, stop = context.Queue(), context.Event()
     errors: list[str | None] = [None] * len(tasks)
-    with ProcessPoolExecutor(workers, context, _begin, (channel,)) as executor:
-        futures: dict[Future[str | None], int] = {}
+    with ProcessPoolExecutor(workers, context, _begin, (channel, stop, os.getpid())) as executor:
+        futures = {executor.submit(_work, task): index for index, task in enumerate(tasks)}
+        waiting = set(futures)
         try:
-            for index, task in enumerate(tasks):
-                futures[executor.submit(_work, task)] = index
-            waiting = set(futures)
             while waiting:
                 finished, waiting = wait(waiting, POLL_S)
                 _pass_on(channel, watch)
                 for future in finished:
-                    errors[futures[future]] = _outcome(future)
+                    index = futures[future]
+                    errors[index] = _noted(tasks[index], _outcome(future), watch)
         except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
+            stop.set()  # else the runs that workers have taken already would be played to the end
+            for future in waiting:
+                future.cancel()
             raise
-        _pass_on(channel, watch)
     return errors
 
 
-def _begin(channel: Any) -> None:
-    global _channel
-    _channel = channel
+def _begin(channel: Any, stop: Any, parent: int) -> None:
+    global _channel, _stop
+    _channel, _stop = channel, stop
+    channel.cancel_join_thread()  # a parent that leaves reads no more: do not wait for it
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     # Read by OpenMP and OpenCV when torch and cv2 are loaded, which comes after this.
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _work(task: RunTask) -> str | None:
-    return _played(task, _channel.put)
+def _leave_with(parent: int) -> None:
+    """A killed parent cannot tell its workers to end."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
-def _played(task: RunTask, watch: Watch) -> str | None:
-    """Play a run; its error as text. Anything may fail here: a sweep must outlive one run."""
+def _work(task: RunTask) -> _Ended:
+    def watch(event: RunEvent) -> None:
+        if _stop.is_set():
+            raise _Stopped
+        _channel.put(event)
+
+    return _played(task, watch)
+
+
+def _played(task: RunTask, watch: Watch) -> _Ended:
+    """Play a run. Anything may fail here: a sweep must outlive one run."""
     from training.simulate_run import play
 
-    title = task.title
     if task.record() is not None:
-        watch(RunEvent(title, "found", 1.0, "cached"))
-        return None
+        return "cached", None
     try:
-        play(task, lambda what, share: watch(RunEvent(title, what, share)))
+        play(task, lambda what, share: watch(RunEvent(task.title, what, share)))
     except Exception as error:
-        text = (
-            str(error) if isinstance(error, TrainingError) else f"{type(error).__name__}: {error}"
-        )
-        watch(RunEvent(title, text, 1.0, "failed"))
-        return text or type(error).__name__
-    watch(RunEvent(title, "done", 1.0, "done"))
-    return None
+        name = type(error).__name__
+        return "failed", str(error) if isinstance(error, TrainingError) else f"{name}: {error}"
+    return "done", None
 
 
-def _outcome(future: Future[str | None]) -> str | None:
+def _outcome(future: Future[_Ended]) -> _Ended:
     try:
         return future.result()
     except BrokenProcessPool:
-        return "The process playing it died (killed, or out of memory)."
+        return "failed", "The process playing it died (killed, or out of memory)."
+
+
+def _noted(task: RunTask, ended: _Ended, watch: Watch) -> str | None:
+    """Tell how a run ended; its error."""
+    watch(RunEvent(task.title, ended[1] or ended[0], 1.0, ended[0]))
+    return ended[1]
 
 
 def _pass_on(channel: Any, watch: Watch) -> None:
