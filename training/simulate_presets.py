@@ -147,9 +147,8 @@ PRESETS: dict[str, Preset] = {
     "region-size": Preset(
         "Which region size teaches most per click, and per second?",
         _more(
-            (_side(32), _side(16), _side(24), _side(48), _side(64), _dominant_side(16),
-             _dominant_side(32)),
-            (_dominant_side(24), _dominant_side(48), _dominant_side(64),
+            (_side(32), _side(16), _side(48), _side(64), _dominant_side(16), _dominant_side(32)),
+            (_side(24), _dominant_side(24), _dominant_side(48), _dominant_side(64),
              Method("multi-class, 1/12 of the short side", side_share=1 / 12)),
         ), (0.04, 0.08), 2, held_out=True,
     ),
