@@ -122,6 +122,18 @@ def test_nothing_is_done_twice(
     assert again.runs[0].rounds[0].seconds < results.runs[0].rounds[0].seconds
 
 
+def test_a_damaged_record_is_made_again_from_its_rounds(
+    root: Path, tmp_path: Path, rounds_trained: list[str]
+) -> None:
+    experiment = tiny_experiment(root)
+    expected = simulate(experiment, tmp_path, workers=1)
+    (record,) = (tmp_path / "runs").glob("*/run.json")
+    record.write_text(record.read_text()[:-9])
+    rounds_trained.clear()
+    assert simulate(experiment, tmp_path, workers=1) == expected
+    assert rounds_trained == []
+
+
 def test_same_seed_same_results(root: Path, tmp_path: Path) -> None:
     experiment = tiny_experiment(root, seeds=2, budgets=(8.0,))
     one, two = (simulate(experiment, tmp_path / n, workers=1) for n in ("one", "two"))

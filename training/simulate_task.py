@@ -62,8 +62,10 @@ class RunTask:
 
     def record(self) -> Record | None:
         """The finished run, if it is finished: {"rounds": [...], "gallery": [...]}."""
-        path = self.folder / RECORD
-        return dict(read_json(path)) if path.is_file() else None
+        try:
+            return dict(read_json(self.folder / RECORD))
+        except (FileNotFoundError, ValueError, TypeError):  # damaged: its rounds may be whole
+            return None
 
     def rounds(self) -> list[Record]:
         """The rounds that are finished, of an unfinished run, too."""
