@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,9 @@ def reading(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+_turn = threading.RLock()
+
+
 @contextmanager
 def writing(engine: Engine, *, alone: bool = True) -> Iterator[Connection]:
     """A transaction that writes: all of it or nothing.
@@ -82,7 +86,13 @@ def writing(engine: Engine, *, alone: bool = True) -> Iterator[Connection]:
             leaves no deadlocks and no half-seen labels to think about. False suits an insert that
             depends on nothing.
     """
-    with engine.connect().execution_options(pixbal_write=True) as connection, connection.begin():
+    # Threads that meet inside SQLite wait by its back-off, up to a tenth of a second each time.
+    turn = _turn if engine.dialect.name == "sqlite" else nullcontext()
+    with (
+        turn,
+        engine.connect().execution_options(pixbal_write=True) as connection,
+        connection.begin(),
+    ):
         if alone and connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": WRITE_LOCK})
         yield connection
