@@ -128,14 +128,9 @@ def _heldout(image: Image) -> HeldoutItem:
 
 def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -> str:
     """Both stages, from the last checkpoint of an earlier try on. Returns the version folder."""
-    from training.config import TrainConfig
     from training.rounds import run_round  # imports torch
 
-    project = runtime.project(project_id)
-    settings = runtime.settings
-    config = TrainConfig.from_json(
-        {**project.train_config, "device": settings.device, "threads": settings.threads}
-    )
+    config = runtime.train_config(runtime.project(project_id))
     out = runtime.version_dir(project_id, number)
     out.parent.mkdir(parents=True, exist_ok=True)
     report = _progress_writer(runtime.store, project_id, number)
@@ -207,7 +202,6 @@ def publish_version(runtime: Runtime, project_id: int, number: int, folder: str)
 
 def score_round(runtime: Runtime, project_id: int, number: int) -> str:
     """Score the whole pool with the version of a round; 0 = the seeded random start."""
-    from training.config import TrainConfig
     from training.scoring import PoolImage, score_pool
     from training.versions import Version
 
@@ -221,17 +215,10 @@ def score_round(runtime: Runtime, project_id: int, number: int) -> str:
         PoolImage(i.image_id, Path(i.path), Path(i.regions_path))
         for i in runtime.store.images(project_id, split="pool", status="ready")
     ]
-    config = TrainConfig.from_json(
-        {
-            **project.train_config,
-            "device": runtime.settings.device,
-            "threads": runtime.settings.threads,
-        }
-    )
     score_pool(
         version,
         pool,
-        config,
+        runtime.train_config(project),
         seed=project.seed + number,
         out=out,
         cache_dir=runtime.features_dir,

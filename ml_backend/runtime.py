@@ -9,6 +9,7 @@ from ml_backend.errors import NotFound
 from ml_backend.label_studio import LabelStudio
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
+from training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Runtime:
         if project is None:
             raise NotFound(f"project {project_id} is unknown here", hint="Run `pixbal init` first.")
         return project
+
+    def train_config(self, project: Project) -> TrainConfig:
+        """The project's training config on this machine's device and threads."""
+        machine = {"device": self.settings.device, "threads": self.settings.threads}
+        return TrainConfig.from_json({**project.train_config, **machine})
 
     @property
     def features_dir(self) -> Path:
