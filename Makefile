@@ -6,7 +6,7 @@ endif
 VENV := .venv
 LS_VENV := .venv-label-studio
 
-.PHONY: demo up test lint setup browser clean
+.PHONY: demo up test reliability lint setup browser clean
 
 demo: $(VENV)/.ready $(LS_VENV)/.ready  ## two whole rounds in a real Label Studio, then a clean stop
 	$(VENV)/bin/pixbal demo $(ARGS)
@@ -16,6 +16,9 @@ up: $(VENV)/.ready $(LS_VENV)/.ready  ## the same, and everything is left runnin
 
 test: setup browser lint  ## every test
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+reliability: setup browser  ## the tests of every promise, loads at full size; writes docs/reliability.*
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --reliability docs $(ARGS)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from postgres import PostgresServer, find_postgres
 
-pytest_plugins = ["servers"]
+pytest_plugins = ["servers", "reliability", "pytester"]
 
 POSTGRES_URL = "PIXBAL_TEST_POSTGRES_URL"
 ROOT = Path(__file__).resolve().parents[1]
