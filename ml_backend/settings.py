@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import os
-import secrets
-import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +11,11 @@ from typing import Literal, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 from ml_backend.errors import SettingsError
+from ml_backend.secrets_file import GENERATED_SECRETS as GENERATED_SECRETS
+from ml_backend.secrets_file import SECRETS_FILE as SECRETS_FILE
+from ml_backend.secrets_file import ensure_secrets as ensure_secrets
+from ml_backend.secrets_file import read_secrets
 from ml_backend.setting_types import Faults, database_url, http_url, token
-
-SECRETS_FILE = "secrets.env"
 
 
 class Setting(NamedTuple):
@@ -48,6 +46,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("PIXBAL_BASIC_USER", "pixbal", "User Label Studio signs in with"),
     Setting("PIXBAL_BASIC_PASSWORD", "", "Password Label Studio signs in with", True),
     Setting("PIXBAL_MEDIA_KEY", "", "Key that signs the addresses of region pictures", True),
+    Setting("PIXBAL_ADMIN_USER", "admin", "User of the admin's page"),
+    Setting(
+        "PIXBAL_ADMIN_PASSWORD", "", "Password of the admin's page, at least 12 characters", True
+    ),
     Setting("PIXBAL_MEDIA", "backend", "Who serves region pictures: backend or local-files"),
     Setting(
         "PIXBAL_LOCAL_FILES_ROOT",
@@ -62,8 +64,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("PIXBAL_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
 
-# The secrets nobody has to choose: ensure_secrets() draws them.
-GENERATED_SECRETS = ("PIXBAL_WEBHOOK_SECRET", "PIXBAL_BASIC_PASSWORD", "PIXBAL_MEDIA_KEY")
+MIN_PASSWORD = 12
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Settings:
     basic_user: str
     basic_password: str = field(repr=False)
     media_key: str = field(repr=False)
+    admin_user: str
+    admin_password: str = field(repr=False)
     media: Literal["backend", "local-files"]
     local_files_root: Path | None
     max_pixels: int
@@ -125,6 +128,7 @@ class Settings:
             self.webhook_secret,
             self.basic_password,
             self.media_key,
+            self.admin_password,
         ]
         for url in (self.database_url, self.workflow_database_url):
             password = urlsplit(url).password or ""
@@ -134,13 +138,19 @@ class Settings:
     def check_serving(self) -> None:
         """Refuse to listen beyond this machine without secrets.
 
+        The admin's password is none of them: without it that page is off, wherever it listens.
+
         Raises:
             SettingsError: the host is not loopback and a secret is unset.
         """
         if is_loopback(self.host):
             return
-        present = (self.webhook_secret, self.basic_password, self.media_key)
-        missing = [n for n, v in zip(GENERATED_SECRETS, present, strict=True) if not v]
+        needed = {
+            "PIXBAL_WEBHOOK_SECRET": self.webhook_secret,
+            "PIXBAL_BASIC_PASSWORD": self.basic_password,
+            "PIXBAL_MEDIA_KEY": self.media_key,
+        }
+        missing = [name for name, value in needed.items() if not value]
         if missing:
             raise SettingsError(
                 [f"{name} is unset and PIXBAL_HOST is {self.host}" for name in missing],
@@ -156,30 +166,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def ensure_secrets(home: Path) -> Path:
-    """Draw the secrets HOME/secrets.env lacks; those it has stay. Returns the file, mode 0600."""
-    home.mkdir(parents=True, exist_ok=True)
-    path = home / SECRETS_FILE
-    faults = Faults()
-    known = _read_secrets(home, faults)
-    if faults:
-        raise SettingsError(list(faults))
-    missing = [name for name in GENERATED_SECRETS if not known.get(name)]
-    if not missing:
-        return path
-    old = path.read_text("utf-8") if path.exists() else ""
-    if old and not old.endswith("\n"):
-        old += "\n"
-    text = old + "".join(f"{name}={secrets.token_urlsafe(32)}\n" for name in missing)
-    handle, temporary = tempfile.mkstemp(dir=home, prefix=".secrets-")  # mkstemp makes it 0600
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    return path
 
 
 def settings_table() -> str:
@@ -204,28 +190,11 @@ def _values(environ: Mapping[str, str], faults: Faults) -> dict[str, str]:
     values = {s.name: environ[s.name].strip() for s in SETTINGS if environ.get(s.name, "").strip()}
     home = Path(values.get("PIXBAL_HOME", "./pixbal-data")).expanduser().absolute()
     values["PIXBAL_HOME"] = str(home)
-    stored = _read_secrets(home, faults)
+    stored = read_secrets(home, faults)
     for setting in SETTINGS:
         if setting.secret and stored.get(setting.name):
             values.setdefault(setting.name, stored[setting.name])
     return values
-
-
-def _read_secrets(home: Path, faults: Faults) -> dict[str, str]:
-    """NAME=value lines of HOME/secrets.env; no file, no secrets."""
-    path = home / SECRETS_FILE
-    try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            faults.append(f"{path} can be read by others; run: chmod 600 {path}")
-            return {}
-        lines = path.read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        faults.append(f"{path} cannot be read: {error}")
-        return {}
-    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
-    return {name.strip(): value.strip() for name, value in pairs}
 
 
 def _parse(values: Mapping[str, str], faults: Faults) -> Settings:
@@ -245,6 +214,9 @@ def _parse(values: Mapping[str, str], faults: Faults) -> Settings:
     user = token(values, "PIXBAL_BASIC_USER", faults) or "pixbal"
     if ":" in user:
         faults.append(f"PIXBAL_BASIC_USER must not hold a colon, got {user!r}")
+    admin_password = token(values, "PIXBAL_ADMIN_PASSWORD", faults)
+    if 0 < len(admin_password) < MIN_PASSWORD:
+        faults.append(f"PIXBAL_ADMIN_PASSWORD must have at least {MIN_PASSWORD} characters")
     levels = ("DEBUG", "INFO", "WARNING", "ERROR")
     level = {"PIXBAL_LOG_LEVEL": values.get("PIXBAL_LOG_LEVEL", "INFO").upper()}
     return Settings(
@@ -263,6 +235,8 @@ def _parse(values: Mapping[str, str], faults: Faults) -> Settings:
         basic_user=user,
         basic_password=token(values, "PIXBAL_BASIC_PASSWORD", faults),
         media_key=token(values, "PIXBAL_MEDIA_KEY", faults),
+        admin_user=token(values, "PIXBAL_ADMIN_USER", faults) or "admin",
+        admin_password=admin_password,
         media=cast("Literal['backend', 'local-files']", media),
         local_files_root=Path(root).expanduser().absolute() if root else None,
         max_pixels=faults.integer(values, "PIXBAL_MAX_PIXELS", 50_000_000, 1, 2_000_000_000),
