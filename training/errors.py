@@ -43,6 +43,10 @@ class NonFiniteError(TrainingError):
     """NaN or infinity in logits, a loss or weights."""
 
 
+class OutOfMemory(TrainingError):
+    """Not even the smallest part of a batch fits into the GPU's memory."""
+
+
 class PoolExhausted(TrainingError):
     """No region is left to ask about."""
 

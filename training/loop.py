@@ -15,6 +15,7 @@ from training.checkpoints import Checkpoints
 from training.config import StageConfig, TrainConfig
 from training.dataset import Batch, Source, epoch_batches
 from training.errors import NonFiniteError
+from training.memory import PartedBatch
 from training.model import SegmentationModel
 
 STAGES = {"stage1": 1, "stage2": 2}  # part of every seed
@@ -71,7 +72,11 @@ def train_stage(
     """Train `model` in place, from its newest checkpoint, to the end of stage `name`.
 
     `report` is called after every step and may raise to stop; the next call goes on from the last
-    whole epoch. Raises NonFiniteError when the loss is NaN or infinite.
+    whole epoch. Out of GPU memory, the batch is halved (see `training.memory`).
+
+    Raises:
+        NonFiniteError: the loss became NaN or infinite.
+        OutOfMemory: two images at once are too many.
     """
     stage: StageConfig = getattr(config, name)
     device = model.mean.device
@@ -80,7 +85,7 @@ def train_stage(
     optimiser = make_optimiser(model, stage)
     done = checkpoints.restore(model, optimiser)
     clock = _Clock(stage.steps, done * stage.steps_per_epoch)
-    forward = network_pass(config)
+    forward, parts = network_pass(config), PartedBatch(stage.batch_size)
     model.train()
     for epoch in range(done, stage.epochs):
         seed = (config.seed, STAGES[name], epoch)
@@ -93,7 +98,7 @@ def train_stage(
                 step = epoch * stage.steps_per_epoch + number
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(group["start"], step, stage)
-                loss = _step(model, forward, optimiser, batch.to(device), loss_of)
+                loss = _step(model, forward, optimiser, batch, loss_of, parts)
                 look = device.type == "cpu" or number % CHECK_EVERY == 0
                 value = _checked(loss, name, step) if look else math.nan
                 report(
@@ -130,13 +135,18 @@ def _step(
     optimiser: torch.optim.Optimizer,
     batch: Batch,
     loss_of: Loss,
+    parts: PartedBatch,
 ) -> Tensor:
-    loss = loss_of(forward(model, batch).float(), batch)
+    device = model.mean.device
+
+    def loss(part: Batch) -> Tensor:
+        part = part.to(device)
+        return loss_of(forward(model, part).float(), part)
+
+    value = parts.gradients(loss, batch, lambda: optimiser.zero_grad(set_to_none=True))
     if batch.labelled:  # without a label there is nothing to learn; AdamW would still move weights
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
-    return loss.detach()
+    return value
 
 
 def _checked(loss: Tensor, name: str, step: int) -> float:
