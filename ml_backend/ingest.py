@@ -156,12 +156,15 @@ def _annotator(value: Any) -> str | None:
 def _annotations_changed(store: Store, project: Project, event: Event) -> None:
     payload = event.payload
     annotations = payload.get("annotations") or [payload.get("annotation")]
+    if not isinstance(annotations, list):
+        raise BadRequest(f"Expected annotations as a list, got {annotations!r:.80}.")
+    named = payload.get("task")
+    around = named.get("id") if isinstance(named, Mapping) else None
     unknown = []
     for annotation in annotations:
         if not isinstance(annotation, Mapping):
             raise BadRequest(f"Expected an annotation as an object, got {annotation!r:.80}.")
-        task = annotation.get("task") or (payload.get("task") or {}).get("id")
-        task_id = positive_int(task, "annotation.task")
+        task_id = positive_int(annotation.get("task") or around, "annotation.task")
         apply_annotation(store, project, task_id, annotation, event.received_at, on_server=False)
         if store.query_by_task(project.id, task_id) is None:
             unknown.append(task_id)

@@ -222,6 +222,12 @@ def _numbers(expressions: Iterable[ast.expr]) -> set[int]:
     }
 
 
+@pytest.fixture(scope="session")
+def full_size(request: pytest.FixtureRequest) -> bool:
+    """Whether figures are to be published: longer schedules, the loads as promised."""
+    return request.config.getoption("--reliability") is not None
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add --reliability."""
     parser.addoption(

@@ -180,6 +180,7 @@ MESSAGES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.guarantee(4)
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_every_order_ends_in_the_same_state(store: Store, order: tuple[int, ...]) -> None:
     for i in (*order, *order):
@@ -276,6 +277,16 @@ def test_any_payload_is_applied_or_named(store: Store, action: str, key: str, va
     assert all(query.status != "planned" for query in store.queries(4))
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [{"annotations": True}, {"annotations": {"id": 1}}, {"annotation": {"id": 1}, "task": [1]}],
+)
+def test_odd_payloads_are_named(store: Store, payload: dict[str, Any]) -> None:
+    """An error of another kind would stop the queue of events."""
+    with pytest.raises(BadRequest, match="Expected ann"):
+        apply_event(store, Event(1, 4, "ANNOTATION_CREATED", payload, "d", at(0)))
+
+
 # Events as values
 
 
@@ -294,6 +305,7 @@ def test_redaction_masks_secrets_and_keeps_results() -> None:
     assert payload["access_token"] == "s1"
 
 
+@pytest.mark.guarantee(3)
 def test_digest_ignores_order_of_fields_and_project_counts() -> None:
     one = {"annotation": annotation(1, 1, "Road"), "project": {"id": 4, "n": 1}, "task": {"id": 1}}
     two = {

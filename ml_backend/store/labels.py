@@ -20,9 +20,10 @@ class Labels(StorePart):
     def apply_label(self, label: Label, *, on_server: bool = False) -> bool:
         """Take in an annotation; its query's status moves in the same transaction.
 
-        A label replaces an older one of the same annotation (by `updated_at`). A deletion is
-        final for messages, which may be late; only a look at the server itself, begun after the
-        deletion was noted, brings a label back.
+        A message replaces an older one of the same annotation (by `updated_at`), and a deletion is
+        final for it, since it may be late. A look at the server itself, begun after all that was
+        noted, is right whatever its `updated_at` says: it brings a label back, and corrects one
+        whose message was wrong or whose server went back to a back-up.
 
         Args:
             label: the annotation as it is now.
@@ -47,9 +48,8 @@ class Labels(StorePart):
             )
             allowed = or_(allowed, joined)
             if on_server:
-                allowed = or_(
-                    allowed, and_(table.c.deleted.is_(True), new.seen_at > table.c.seen_at)
-                )
+                differs = or_(table.c.deleted.is_(True), new.updated_at != table.c.updated_at)
+                allowed = or_(allowed, and_(differs, new.seen_at > table.c.seen_at))
             statement = insert.on_conflict_do_update(
                 index_elements=["annotation_id"],
                 set_={c.name: c for c in new if c.name != "annotation_id"},
