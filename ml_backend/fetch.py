@@ -25,9 +25,20 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class FetchError(BackendError):
-    """The file cannot or must not be fetched."""
+    """The file cannot or must not be fetched; `code` is the HTTP status where one came.
+
+    `transient` says that the same request may succeed later.
+    """
 
     status = 502
+
+    def __init__(
+        self, message: str, hint: str = "", *, code: int = 0, transient: bool = False
+    ) -> None:
+        super().__init__(message, hint)
+        self.code = code
+        self.transient = transient or code == 429 or code >= 500
+        self.retry_after: str | None = None
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -146,11 +157,17 @@ class Fetcher:
                 if response.is_redirect:
                     return None, urljoin(url, response.headers["location"])
                 if response.status_code != 200:
-                    raise FetchError(f"{_shown(url)} answered {response.status_code}.")
+                    code = response.status_code
+                    refused = FetchError(f"{_shown(url)} answered {code}.", code=code)
+                    refused.retry_after = response.headers.get("retry-after")
+                    raise refused
                 return self._read(response, url, deadline), url
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
-            raise FetchError(f"{_shown(url)} cannot be fetched: {reason}.") from error
+            raise FetchError(
+                f"{_shown(url)} cannot be fetched: {reason}.",
+                transient=isinstance(error, httpx.TransportError),
+            ) from error
 
     def _pinned(self, parts: SplitResult) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The request to the very address that was checked: a second lookup could differ."""

@@ -9,7 +9,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
 from ml_backend.backoff import Backoff, retry_after_s
-from ml_backend.fetch import Fetcher
+from ml_backend.fetch import Fetcher, FetchError
 from ml_backend.label_studio_connections import WEBHOOK_ACTIONS, Change, ConnectionCalls
 from ml_backend.label_studio_errors import (
     ImportUncertain,
@@ -119,8 +119,21 @@ class LabelStudio(TaskCalls, ConnectionCalls):
         return found
 
     def fetch(self, url: str, task_id: int | None = None) -> bytes:
-        """The file behind an address in task data; see `Fetcher.fetch`."""
-        return Fetcher(self.url, self._authorization).fetch(url, task_id)
+        """The file behind an address in task data; see `Fetcher.fetch`. Repeated as other calls."""
+        fetcher = Fetcher(self.url, self._authorization)
+        tries, renewed = 0, False
+        while True:
+            tries += 1
+            try:
+                return fetcher.fetch(url, task_id)
+            except FetchError as error:
+                if error.code == 401 and not renewed and self._forget_access_token():
+                    renewed = True
+                    continue
+                if not error.transient or tries >= self._backoff.attempts:
+                    raise
+                wait_s = retry_after_s(error.retry_after, datetime.now(UTC))
+            self._backoff.wait(tries, wait_s)
 
     def _authorization(self) -> dict[str, str]:
         header = self.call(
