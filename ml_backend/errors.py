@@ -65,6 +65,19 @@ class StoreError(BackendError):
     status = 500
 
 
+class LeaseLost(BackendError):
+    """Somebody else has taken over what this process worked on; it must write nothing more."""
+
+    status = 409
+
+    def __init__(self, name: str, holder: str | None, now: str | None) -> None:
+        who = f"{now} has it" if now else "it was given back"
+        super().__init__(
+            f"{holder or 'this worker'} has lost the lease {name}: {who}.",
+            "It was silent for longer than PIXBAL_LEASE_S. Start it again; nothing is lost.",
+        )
+
+
 class SettingsError(BackendError):
     """One or more settings are wrong; `faults` holds every one of them."""
 

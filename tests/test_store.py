@@ -33,6 +33,7 @@ from ml_backend.store import (
     Event,
     Image,
     Label,
+    Lease,
     Project,
     Query,
     Round,
@@ -95,7 +96,7 @@ def test_migrations_make_the_tables_of_the_schema(url: str) -> None:
         assert compare_metadata(context, schema.metadata) == []
         heads = context.get_current_heads()
     engine.dispose()
-    assert heads == ("0001",)
+    assert heads == ("0002",)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,7 @@ def test_migrations_make_the_tables_of_the_schema(url: str) -> None:
         (Label, schema.label),
         (Round, schema.round_),
         (VersionRow, schema.version),
+        (Lease, schema.lease),
     ],
 )
 def test_rows_and_tables_have_the_same_order(row: type, table: object) -> None:

@@ -1,9 +1,11 @@
 """Projects, images, queries, labels, events, rounds and versions in SQLite or PostgreSQL."""
 
+from ml_backend.store.fence import fenced
 from ml_backend.store.rows import (
     Event,
     Image,
     Label,
+    Lease,
     Project,
     Query,
     Round,
@@ -11,4 +13,15 @@ from ml_backend.store.rows import (
 )
 from ml_backend.store.store import Store
 
-__all__ = ["Event", "Image", "Label", "Project", "Query", "Round", "Store", "VersionRow"]
+__all__ = [
+    "Event",
+    "Image",
+    "Label",
+    "Lease",
+    "Project",
+    "Query",
+    "Round",
+    "Store",
+    "VersionRow",
+    "fenced",
+]

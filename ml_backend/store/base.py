@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ml_backend.errors import StoreError
 from ml_backend.store.engine import reading, writing
+from ml_backend.store.fence import check_fence
 
 Row = TypeVar("Row")
 # SQLite takes 32766 parameters in a statement, PostgreSQL 65535.
@@ -27,8 +28,11 @@ class StorePart:
     def _read(self) -> AbstractContextManager[Connection]:
         return reading(self._engine)
 
-    def _write(self, *, alone: bool = True) -> AbstractContextManager[Connection]:
-        return writing(self._engine, alone=alone)
+    @contextmanager
+    def _write(self, *, alone: bool = True) -> Iterator[Connection]:
+        with writing(self._engine, alone=alone) as connection:
+            check_fence(connection)
+            yield connection
 
 
 class Dialects:

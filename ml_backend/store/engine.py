@@ -18,6 +18,11 @@ VERSION_TABLE = "pixbal_revision"
 BUSY_TIMEOUT_S = 30.0
 # Any constant: those who write to one PostgreSQL database wait for each other on it.
 WRITE_LOCK = 0x70697862
+# A process that froze in its transaction must not keep the others out: the server ends it.
+_ALONE = (
+    "SELECT set_config('idle_in_transaction_session_timeout', '60s', true),"
+    " pg_advisory_xact_lock(:k)"
+)
 
 
 def make_engine(url: str) -> Engine:
@@ -94,7 +99,7 @@ def writing(engine: Engine, *, alone: bool = True) -> Iterator[Connection]:
         connection.begin(),
     ):
         if alone and connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:k)"), {"k": WRITE_LOCK})
+            connection.execute(text(_ALONE), {"k": WRITE_LOCK})
         yield connection
 
 

@@ -116,7 +116,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Round:
-    """One training round; `state` is the step it is in, "done" or "failed"."""
+    """One training round; `state` is the step it is in, "done" or "failed".
+
+    A failed one with `retry_in_s` is tried again by itself after that pause. `note` tells what else
+    a person may want to know, such as that it was taken over from a lost worker.
+    """
 
     project_id: int
     number: int
@@ -136,6 +140,8 @@ class Round:
     labels: int | None = None
     clicks: int | None = None
     attempts: int = 1
+    retry_in_s: float | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,3 +155,20 @@ class VersionRow:
     metrics: dict[str, Any]
     weights_hash: str
     created_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on something; `token` rises whenever it changes hands.
+
+    The holder counts `beat` up while it lives; `renewed_at` is its clock, for people only. Nobody
+    holds it where `holder` is None.
+    """
+
+    name: str
+    holder: str | None
+    token: int
+    beat: int
+    renewed_at: datetime
+    taken_from: str | None = None
+    taken_at: datetime | None = None

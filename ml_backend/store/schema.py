@@ -135,6 +135,8 @@ round_ = Table(
     Column("labels", Integer),
     Column("clicks", Integer),
     Column("attempts", Integer, nullable=False),
+    Column("retry_in_s", Float),
+    Column("note", Text),
 )
 
 version = Table(
@@ -147,4 +149,16 @@ version = Table(
     Column("metrics", Json, nullable=False),
     Column("weights_hash", String(128), nullable=False),
     Column("created_at", Utc, nullable=False),
+)
+
+lease = Table(
+    "pixbal_lease",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("holder", String(200)),  # NULL: free
+    Column("token", BIG, nullable=False),
+    Column("beat", BIG, nullable=False),
+    Column("renewed_at", Utc, nullable=False),
+    Column("taken_from", String(200)),
+    Column("taken_at", Utc),
 )

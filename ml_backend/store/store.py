@@ -10,12 +10,13 @@ from sqlalchemy import Engine, text
 from ml_backend.store.engine import make_engine, migrate
 from ml_backend.store.events import Events
 from ml_backend.store.labels import Labels
+from ml_backend.store.leases import Leases
 from ml_backend.store.projects import Projects
 from ml_backend.store.queries import Queries
 from ml_backend.store.rounds import Rounds
 
 
-class Store(Projects, Queries, Events, Labels, Rounds):
+class Store(Projects, Queries, Events, Labels, Rounds, Leases):
     """Everything PixBal remembers besides files. Safe to share between threads.
 
     Every method is one transaction. Rows come out as frozen dataclasses.
