@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -52,6 +55,14 @@ class Faults(list[str]):
         if text in known:
             return text
         self.append(f"{name} must be one of {', '.join(known)}, got {text!r}")
+        return default
+
+    def name(self, values: Mapping[str, str], name: str, default: str) -> str:
+        """A short name that may stand in file names and logs."""
+        text = values.get(name, default)
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text):
+            return text
+        self.append(f"{name} must be 1 to 100 letters, digits, '.', '_' or '-', got {text!r}")
         return default
 
     def device(self, values: Mapping[str, str], name: str) -> str:
@@ -116,3 +127,9 @@ def token(values: Mapping[str, str], name: str, faults: Faults) -> str:
     if not VISIBLE_ASCII.fullmatch(text):
         faults.append(f"{name} must consist of visible ASCII characters without spaces")
     return text
+
+
+def own_worker_id(home: Path) -> str:
+    """The same at each start of a worker on this machine and home, another anywhere else."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()) or "host"
+    return f"w-{host[:80]}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:8]}"

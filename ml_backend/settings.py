@@ -15,7 +15,7 @@ from ml_backend.secrets_file import GENERATED_SECRETS as GENERATED_SECRETS
 from ml_backend.secrets_file import SECRETS_FILE as SECRETS_FILE
 from ml_backend.secrets_file import ensure_secrets as ensure_secrets
 from ml_backend.secrets_file import read_secrets
-from ml_backend.setting_types import Faults, database_url, http_url, token
+from ml_backend.setting_types import Faults, database_url, http_url, own_worker_id, token
 
 
 class Setting(NamedTuple):
@@ -61,6 +61,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("PIXBAL_THREADS", "1", "CPU threads of a model, 1 to 256"),
     Setting("PIXBAL_RECONCILE_S", "60", "Seconds between comparisons with Label Studio"),
     Setting("PIXBAL_POLL_S", "1", "Seconds between looks at the queue of events"),
+    Setting(
+        "PIXBAL_WORKER_ID",
+        "HOST-HOME",
+        "Name of a worker, one for each that runs: letters, digits, '.', '_' and '-'",
+    ),
+    Setting("PIXBAL_LEASE_S", "30", "Seconds of silence after which a worker counts as lost"),
     Setting("PIXBAL_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
 
@@ -93,6 +99,8 @@ class Settings:
     threads: int
     reconcile_s: float
     poll_s: float
+    worker_id: str
+    lease_s: float
     log_level: str
 
     @classmethod
@@ -244,5 +252,7 @@ def _parse(values: Mapping[str, str], faults: Faults) -> Settings:
         threads=faults.integer(values, "PIXBAL_THREADS", 1, 1, 256),
         reconcile_s=faults.seconds(values, "PIXBAL_RECONCILE_S", 60.0),
         poll_s=faults.seconds(values, "PIXBAL_POLL_S", 1.0),
+        worker_id=faults.name(values, "PIXBAL_WORKER_ID", own_worker_id(home)),
+        lease_s=faults.seconds(values, "PIXBAL_LEASE_S", 30.0),
         log_level=faults.choice(level, "PIXBAL_LOG_LEVEL", "INFO", levels),
     )
