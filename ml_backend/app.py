@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from flask import Flask, Response, current_app, jsonify, request
+from flask import Flask, Response, current_app, request
 from sqlalchemy.exc import DBAPIError
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
+from ml_backend import dashboard
 from ml_backend.bodies import MAX_PREDICT_BODY
 from ml_backend.errors import BackendError, Unauthorised
 from ml_backend.protocol import routes
+from ml_backend.replies import error_response
 from ml_backend.security import check_basic, check_webhook
 from ml_backend.services import Services
 from training.errors import TrainingError
@@ -34,6 +36,7 @@ def create_app(services: Services) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_PREDICT_BODY + 1
     app.extensions["pixbal"] = services
     app.register_blueprint(routes)
+    dashboard.attach(app, services)
     app.before_request(_check_caller)
     app.after_request(_set_headers)
     app.register_error_handler(BackendError, _backend_error)
@@ -49,6 +52,8 @@ def _check_caller() -> None:
     endpoint = request.endpoint
     if endpoint is None or endpoint in OPEN_ENDPOINTS:
         return  # no such route: answered with 404 by the router
+    if request.blueprint == "dashboard":
+        return  # it has a log-in of its own, which its guard asks for
     settings = current_app.extensions["pixbal"].settings
     check = check_webhook if endpoint == "protocol.webhook" else check_basic
     check(request, settings)
@@ -60,13 +65,6 @@ def _set_headers(response: Response) -> Response:
         response.headers["Access-Control-Allow-Origin"] = "*"
     else:
         response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def error_response(status: int, error: str, hint: str = "") -> Response:
-    """The one shape of an error."""
-    response = jsonify(ok=False, error=error, hint=hint, status=status)
-    response.status_code = status
     return response
 
 

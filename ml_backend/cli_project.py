@@ -102,10 +102,11 @@ def push(project: int | None) -> None:
 @project_option
 def train(project: int | None) -> None:
     """Ask the worker to train on the labels there are, without waiting for the batch."""
+    from ml_backend.asking import TRAIN, ask
+
     _, store, _ = cli_common.open_all()
     project_id = cli_common.only_project(store, project)
-    asked = datetime.now(UTC).isoformat()
-    store.record_event(project_id, "TRAIN_REQUESTED", {"action": "TRAIN_REQUESTED", "at": asked})
+    ask(store, project_id, TRAIN)
     click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_backend.bodies import MAX_PREDICT_BODY
+from ml_backend.dashboard.access import COOKIE
 from ml_backend.openapi_dashboard import dashboard_paths
 from ml_backend.openapi_operations import OPEN, SECRET_OR_BASIC, answer, operation
 from ml_backend.openapi_schemas import SCHEMAS
@@ -23,7 +24,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "PixBal for Label Studio",
             "version": "1",
-            "summary": "The ML backend protocol of Label Studio 1.23, and signed pictures.",
+            "summary": "The ML backend protocol of Label Studio 1.23, pictures, the admin's page.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {**_protocol_paths(), **dashboard_paths()},
@@ -32,6 +33,7 @@ def document() -> dict[str, Any]:
             "securitySchemes": {
                 "basic": {"type": "http", "scheme": "basic"},
                 "secret": {"type": "apiKey", "in": "header", "name": SECRET_HEADER},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
             },
         },
     }

@@ -1,0 +1,5 @@
+"""The admin's web page: what each project does, and the few things a person may ask for."""
+
+from __future__ import annotations
+
+from ml_backend.dashboard.routes import attach as attach
