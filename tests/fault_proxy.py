@@ -19,6 +19,7 @@ from http_stub import Reply, Request
 
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "proxy-connection"})
 SLOW_S = 0.15
+JSON = {"Content-Type": "application/json"}
 
 
 class Fault(Enum):
@@ -30,6 +31,7 @@ class Fault(Enum):
     SLOW = "slow"  # delivered after SLOW_S
     LATE = "late"  # acknowledged at once, delivered at a flush, in another order
     ERROR = "error"  # answered with 500, never delivered
+    BUSY = "busy"  # answered with 429 and Retry-After
     RESET = "reset"  # the connection breaks before anything is delivered
     LOST_ANSWER = "lost answer"  # delivered, then the connection breaks
 
@@ -60,6 +62,7 @@ class FaultProxy:
     target: str
     plan: Plan = lambda _: Fault.PASS
     seed: int = 0
+    retry_after_s: int = 0
     seen: list[tuple[float, Request, Decision]] = field(default_factory=list)
     _late: list[Request] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -153,9 +156,11 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
             if decision is Fault.RESET:
                 return None
             if decision is Fault.ERROR:
-                return Reply(500, b"{}", {"Content-Type": "application/json"})
+                return Reply(500, b"{}", JSON)
+            if decision is Fault.BUSY:
+                return Reply(429, b"{}", {**JSON, "Retry-After": str(proxy.retry_after_s)})
             if decision in (Fault.DROP, Fault.LATE):
-                return Reply(200, b"{}", {"Content-Type": "application/json"})
+                return Reply(200, b"{}", JSON)
             if decision is Fault.SLOW:
                 time.sleep(SLOW_S)
             try:

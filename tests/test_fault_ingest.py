@@ -198,8 +198,7 @@ def test_five_hundred_events_while_a_round_runs_make_one_more(
 ) -> None:
     """However many labels and requests came in meanwhile, one round follows.
 
-    Seen failing with `running` left out of `next_step`, and with requests left unfinished in
-    `Worker.advance`.
+    Seen failing with `running` left out of `next_step`.
     """
     started: list[int] = []
     monkeypatch.setattr(workflow, "start", lambda row: started.append(row.number))
