@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -17,14 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from label_config import ClassSchema
+from ml_backend import asking
 from ml_backend.errors import BackendError
 from ml_backend.ingest import apply_event
 from ml_backend.labels import trainable_labels
+from ml_backend.leases import project_lease
 from ml_backend.push import push_questions
 from ml_backend.reconcile import reconcile
 from ml_backend.runtime import Runtime, version_name
-from ml_backend.store import Image, Project, Store, VersionRow
-from training.errors import SnapshotError, TrainingError
+from ml_backend.store import Image, Project, Store, VersionRow, held_token
+from training.errors import SnapshotError
 from training.snapshot import HeldoutItem, Snapshot, SnapshotItem, write_snapshot
 
 if TYPE_CHECKING:
@@ -33,16 +36,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 1.0
-TRAIN_ACTIONS = ("START_TRAINING", "TRAIN_REQUESTED")
+PARTIAL = ".partial"
+TRAIN_ACTIONS = ("START_TRAINING", asking.TRAIN)
 
 
 def apply_pending_events(store: Store) -> int:
     """Apply every stored event; one that fails is kept with its error and never blocks the rest.
 
-    Requests to train are left to the worker, which decides on them when no round runs.
+    What a person asks for is left to the worker, which trains when no round runs.
     """
     applied = 0
-    while events := store.pending_events(limit=500, without=TRAIN_ACTIONS):
+    while events := store.pending_events(limit=500, without=(*TRAIN_ACTIONS, asking.PUSH)):
         for event in events:
             error: str | None = None
             try:
@@ -83,7 +87,7 @@ def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
             )
             shutil.rmtree(out)
         else:
-            _record_labels(runtime, project, number)
+            _record_labels(runtime, project, number, snapshot)
             return str(snapshot.path)
     schema = ClassSchema.from_json(project.schema_json)
     images = {i.image_id: i for i in store.images(project_id, split="pool", status="ready")}
@@ -107,13 +111,14 @@ def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
         items=items,
         heldout=[_heldout(i) for i in store.images(project_id, split="heldout", status="ready")],
     )
-    _record_labels(runtime, project, number)
+    _record_labels(runtime, project, number, snapshot)
     return str(snapshot.path)
 
 
-def _record_labels(runtime: Runtime, project: Project, number: int) -> None:
+def _record_labels(runtime: Runtime, project: Project, number: int, snapshot: Snapshot) -> None:
+    """Of the snapshot: labels that came after it was frozen are those of the next round."""
     clicks = runtime.store.clicks(project.id)
-    labels = len(trainable_labels(runtime.store, project.id))
+    labels = sum(len(item.labels) for item in snapshot.items)
     runtime.store.update_round(project.id, number, labels=labels, clicks=clicks)
 
 
@@ -142,8 +147,34 @@ def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -
         progress=report,
         name=version_name(number),
         cache_dir=runtime.features_dir,
+        work=claim_work(out, held_token(project_lease(project_id))),
     )
     return str(version.path)
+
+
+def work_folders(version: Path) -> list[Path]:
+    """Folders of work in progress on a version, the newest last."""
+    name = re.compile(re.escape(version.name) + r"(?:\.(\d+))?" + re.escape(PARTIAL))
+    found = [(name.fullmatch(path.name), path) for path in version.parent.iterdir()]
+    tokens = {path: int(match[1] or 0) for match, path in found if match}
+    return sorted(tokens, key=lambda path: tokens[path])
+
+
+def claim_work(version: Path, token: int) -> Path:
+    """The folder to train a version in, with what earlier tries left there.
+
+    Its name carries the token of the lease. A worker that lost the lease goes on under the old
+    name, which leads nowhere: it can neither change files of the new owner nor publish.
+    """
+    work = version.with_name(f"{version.name}.{token}{PARTIAL}")
+    *older, newest = work_folders(version) or [work]
+    for folder in older:
+        shutil.rmtree(folder, ignore_errors=True)
+    if newest != work:
+        newest.rename(work)
+    # Whoever locked this file has lost the lease; a lock lies on the file, not on its name.
+    (work / "lock").unlink(missing_ok=True)
+    return work
 
 
 def _progress_writer(store: Store, project_id: int, number: int) -> Callable[[Progress], None]:
@@ -241,11 +272,3 @@ def push_round(runtime: Runtime, project_id: int, number: int) -> int:
         after_round=number,
         scores=scores,
     )
-
-
-def reason_of(error: BaseException) -> str:
-    """What failed, for the round's record: the type, the message, and what to do."""
-    hint = getattr(error, "hint", "")
-    text = str(error) or type(error).__name__
-    kind = "" if isinstance(error, BackendError | TrainingError) else f"{type(error).__name__}: "
-    return f"{kind}{text}" + (f" {hint}" if hint and hint not in text else "")

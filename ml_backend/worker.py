@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ml_backend import round_steps, workflow
+from ml_backend import asking, round_steps, workflow
 from ml_backend.errors import BackendError
 from ml_backend.label_studio import LabelStudio
 from ml_backend.labels import count_changes, trainable_labels, trained_labels
@@ -84,6 +84,7 @@ class Worker:
         """One look: events, reconciliation, then what each project needs."""
         store = self.runtime.store
         came = round_steps.apply_pending_events(store)
+        self._push_requested()
         found = self._reconcile_due()
         requests = self._requests()
         now = time.monotonic()
@@ -96,6 +97,20 @@ class Worker:
 
     def _requests(self) -> list[Event]:
         return self.runtime.store.pending_events(actions=round_steps.TRAIN_ACTIONS)
+
+    def _push_requested(self) -> None:
+        """Push for those who asked; what fails is kept aside with its reason, not tried again."""
+        store = self.runtime.store
+        for event in store.pending_events(actions=(asking.PUSH,)):
+            project = None if event.project_id is None else store.project(event.project_id)
+            error: str | None = None
+            try:
+                if project is not None:
+                    self.push(project)
+            except Exception as failure:
+                error = round_steps.reason_of(failure)
+                log.warning("project %s: asked to push: %s", event.project_id, error)
+            store.finish_event(event.id, error=error)
 
     def _reconcile_due(self) -> bool:
         """Ask Label Studio what the webhooks may have lost; True if labels changed."""
