@@ -27,12 +27,7 @@ STATES: Mapping[str, str] = {
     "pushing": "pushing questions",
 }
 TRIGGERS: Mapping[str, str] = {"labels": "batch answered", "request": "asked for"}
-# What to do about a failure whose own text does not say it; the first that fits.
-_HINTS = (
-    ("No space left", "Make room on the disk of PIXBAL_HOME, then start training."),
-    ("out of memory", "Give the training more memory, or lower its batch or image size."),
-    ("Label Studio", "Check that Label Studio runs and the token is good: `pixbal doctor`."),
-)
+# The error itself says what to do where that is known.
 _RETRY = "The worker's log has the details. A failed round is tried again when you start training."
 
 
@@ -111,7 +106,7 @@ def round_lines(rounds: Iterable[Round], versions: Iterable[VersionRow]) -> list
                 miou=percent(scores.get(row.number)),
                 took=_took(row),
                 error=row.error or "",
-                hint=hint(row.error) if row.error else "",
+                hint=_RETRY if row.state == "failed" else "",
             )
         )
     return lines[::-1]
@@ -122,12 +117,6 @@ def _took(row: Round) -> str:
         return ""
     # Two clocks may have written them.
     return duration(max(0.0, (row.finished_at - row.started_at).total_seconds()))
-
-
-def hint(error: str) -> str:
-    """What to do about the error of a failed round."""
-    advice = next((advice for words, advice in _HINTS if words in error), "")
-    return f"{advice} {_RETRY}".strip()
 
 
 def version_lines(versions: Iterable[VersionRow], in_use: str | None) -> list[VersionLine]:
