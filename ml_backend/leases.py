@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from ml_backend.errors import Conflict, LeaseLost
 from ml_backend.store import Lease, Store, fenced
 
 log = logging.getLogger(__name__)
+
+EXIT_LOST = 75  # EX_TEMPFAIL: whoever started the worker may start it again
 
 
 def steady_clock() -> float:
@@ -208,3 +212,24 @@ def worker_lease(worker_id: str) -> str:
 def project_lease(project_id: int) -> str:
     """Name of the lease that a round of this project needs, and a push outside of rounds."""
     return f"project:{project_id}"
+
+
+def device_lease(device: str) -> str | None:
+    """Name of the lease of a GPU, by what its driver calls it everywhere; None for a CPU."""
+    import torch
+
+    from training.device import pick_device
+
+    found = pick_device(device)
+    if found.type == "cpu":
+        return None
+    if found.type == "cuda":
+        return f"gpu:{torch.cuda.get_device_properties(found).uuid}"
+    return f"gpu:{socket.gethostname()}:{found}"
+
+
+def give_up(error: LeaseLost) -> NoReturn:
+    """End this process at once: what it would still write belongs to another worker."""
+    log.critical("%s This worker stops.", error)
+    logging.shutdown()
+    os._exit(EXIT_LOST)

@@ -1,4 +1,4 @@
-"""Advisory file locks: one worker per home, one pusher per project."""
+"""Advisory file locks: one worker per home and id, one pusher per project."""
 
 from __future__ import annotations
 
@@ -44,3 +44,8 @@ def file_lock(path: Path, *, what: str, wait: bool = True) -> Iterator[None]:
 def project_lock(home: Path, project_id: int) -> Path:
     """The lock file of a project: held by whoever imports its images or pushes its questions."""
     return home / "locks" / f"project-{project_id}.lock"
+
+
+def worker_lock(home: Path, worker_id: str) -> Path:
+    """The lock file of a worker: two of one id on one machine would fight for its leases."""
+    return home / "locks" / f"worker-{worker_id}.lock"

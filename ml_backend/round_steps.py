@@ -155,7 +155,7 @@ def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -
 def work_folders(version: Path) -> list[Path]:
     """Folders of work in progress on a version, the newest last."""
     name = re.compile(re.escape(version.name) + r"(?:\.(\d+))?" + re.escape(PARTIAL))
-    found = [(name.fullmatch(path.name), path) for path in version.parent.iterdir()]
+    found = [(name.fullmatch(path.name), path) for path in version.parent.glob("*")]
     tokens = {path: int(match[1] or 0) for match, path in found if match}
     return sorted(tokens, key=lambda path: tokens[path])
 

@@ -67,6 +67,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Name of a worker, one for each that runs: letters, digits, '.', '_' and '-'",
     ),
     Setting("PIXBAL_LEASE_S", "30", "Seconds of silence after which a worker counts as lost"),
+    Setting("PIXBAL_RETRY_S", "30", "Seconds before a failed round is tried again; they double"),
     Setting("PIXBAL_LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR"),
 )
 
@@ -101,6 +102,7 @@ class Settings:
     poll_s: float
     worker_id: str
     lease_s: float
+    retry_s: float
     log_level: str
 
     @classmethod
@@ -254,5 +256,6 @@ def _parse(values: Mapping[str, str], faults: Faults) -> Settings:
         poll_s=faults.seconds(values, "PIXBAL_POLL_S", 1.0),
         worker_id=faults.name(values, "PIXBAL_WORKER_ID", own_worker_id(home)),
         lease_s=faults.seconds(values, "PIXBAL_LEASE_S", 30.0),
+        retry_s=faults.seconds(values, "PIXBAL_RETRY_S", 30.0),
         log_level=faults.choice(level, "PIXBAL_LOG_LEVEL", "INFO", levels),
     )

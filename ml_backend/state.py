@@ -28,7 +28,8 @@ class CycleState:
         trainable: labels that training can use.
         new_labels: labels added or changed since the snapshot of the last finished round.
         train_every: train after this many new labels, without waiting for the whole batch.
-        failed: the last round failed; only a request starts it again.
+        failed: the last round failed; a request starts it again.
+        retry_due: it failed of something that may have passed by now.
     """
 
     running: bool = False
@@ -40,15 +41,19 @@ class CycleState:
     new_labels: int = 0
     train_every: int | None = None
     failed: bool = False
+    retry_due: bool = False
 
 
 def next_step(state: CycleState) -> Step:
     """Decide what a project needs; every state has an answer, so that none is a dead end.
 
-    A failed round waits for a request: training again on what has just failed would loop.
+    A failed round waits for a request, or for the end of its pause where it may pass by itself:
+    training again at once on what has just failed would loop.
     """
     if state.running:
         return Step.WAIT
+    if state.failed and state.retry_due and state.trainable > 0:
+        return Step.TRAIN
     can_train = state.trainable > 0 and state.new_labels > 0
     if state.requested and (can_train or (state.failed and state.trainable > 0)):
         return Step.TRAIN

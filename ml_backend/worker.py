@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -13,10 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ml_backend import asking, round_steps, workflow
-from ml_backend.errors import BackendError
+from ml_backend.errors import BackendError, LeaseLost
+from ml_backend.failures import reason_of
 from ml_backend.label_studio import LabelStudio
 from ml_backend.labels import count_changes, trainable_labels, trained_labels
-from ml_backend.locks import file_lock
+from ml_backend.leases import Keeper, give_up, project_lease, worker_lease
+from ml_backend.locks import file_lock, worker_lock
 from ml_backend.logs import configure_logging
 from ml_backend.push import push_questions
 from ml_backend.reconcile import reconcile
@@ -33,38 +36,62 @@ log = logging.getLogger(__name__)
 
 # Between two decisions nothing may have come in; look anyway, since time passes and files change.
 DECIDE_EVERY_S = 10.0
-HEARTBEAT_S = 2.0
 
 
 @dataclass
 class Worker:
-    """One per home. `run` blocks until it is told to stop."""
+    """One per home and worker id. `run` blocks until it is told to stop."""
 
     runtime: Runtime
     stop: threading.Event = field(default_factory=threading.Event)
+    keeper: Keeper = field(init=False)
     _reconcile_at: dict[int, float] = field(default_factory=dict)
     _decided: float = 0.0
+    _looked_for_lost: float = -math.inf
     _trained: dict[tuple[int, int], dict[RegionId, tuple[str, ...]]] = field(default_factory=dict)
+    # When to try a failed round again, by its tries: seconds of the steady clock.
+    _retry_at: dict[tuple[int, int, int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settings = self.runtime.settings
+        self.keeper = Keeper(self.runtime.store, settings.worker_id, settings.lease_s)
 
     def run(self) -> None:
         """Take up what was running, then poll until stopped."""
         self.requeue()
         self.heartbeat()
-        # In a thread of its own: a push or a walk over many tasks may take minutes.
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
-        log.info("worker ready: home %s", self.runtime.settings.home)
+        log.info("worker %s ready: home %s", self.keeper.worker_id, self.runtime.settings.home)
         while not self.stop.is_set():
             try:
+                self.take_over()
                 self.tick()
+            except LeaseLost as error:
+                give_up(error)
             except BackendError as error:
                 log.warning("%s", error)
             except Exception:
                 log.exception("the worker goes on after an unexpected error")
             self.stop.wait(self.runtime.settings.poll_s)
 
+    def start_beating(self) -> None:
+        """Take the worker's lease and keep it, and all others, alive from now on.
+
+        Raises:
+            Conflict: a worker with this id lives on another machine.
+        """
+        self.keeper.start()
+        # In a thread of its own: a push or a walk over many tasks may take minutes.
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
     def _beat(self) -> None:
-        while not self.stop.wait(HEARTBEAT_S):
-            self.heartbeat()
+        while not self.stop.wait(self.keeper.beat_s):
+            try:
+                self.keeper.beat()
+                self.heartbeat()
+            except LeaseLost as error:
+                give_up(error)
+            except Exception as error:  # the database is away, the disk is full
+                log.warning("no heartbeat: %s", error)
 
     def heartbeat(self) -> None:
         """Say that the worker is alive; `pixbal doctor` and the health check read it."""
@@ -79,6 +106,30 @@ class Worker:
             for row in self.runtime.store.rounds(project.id):
                 if row.state not in ("done", "failed"):
                     workflow.start(row)
+
+    def take_over(self) -> None:
+        """Go on with rounds whose worker is lost: it was silent for `PIXBAL_LEASE_S`, or stopped.
+
+        Taking its lease fences it off first, should it only have been frozen.
+        """
+        now = time.monotonic()
+        if now - self._looked_for_lost < 2 * self.keeper.beat_s:
+            return
+        self._looked_for_lost = now
+        store, own = self.runtime.store, self.keeper.worker_id
+        for project in store.projects():
+            for row in store.rounds(project.id):
+                if row.state in ("done", "failed"):
+                    continue
+                lost = workflow.executor_of(row)
+                if lost in (None, own) or not self.keeper.take(worker_lease(str(lost))):
+                    continue
+                log.warning("round %s of project %s: taken over from worker %s", row.number,
+                            project.id, lost)  # fmt: skip
+                note = f"worker {lost} was lost; taken over by {own}"
+                store.update_round(project.id, row.number, note=note)
+                workflow.recover(str(lost))
+                self.keeper.release(worker_lease(str(lost)))
 
     def tick(self) -> None:
         """One look: events, reconciliation, then what each project needs."""
@@ -106,9 +157,14 @@ class Worker:
             error: str | None = None
             try:
                 if project is not None:
-                    self.push(project)
+                    with self.keeper.turn(project_lease(project.id), wait=False) as held:
+                        if not held:
+                            continue  # a round runs; it pushes at its end, and then we do
+                        self.push(project)
+            except LeaseLost:
+                raise
             except Exception as failure:
-                error = round_steps.reason_of(failure)
+                error = reason_of(failure)
                 log.warning("project %s: asked to push: %s", event.project_id, error)
             store.finish_event(event.id, error=error)
 
@@ -153,7 +209,16 @@ class Worker:
             new_labels=count_changes(labels, before),
             train_every=project.train_every,
             failed=last is not None and last.state == "failed",
+            retry_due=last is not None and self._retry_due(last),
         )
+
+    def _retry_due(self, row: Round) -> bool:
+        """Whether the pause after a failure is over, counted from when this worker saw it."""
+        if row.state != "failed" or row.retry_in_s is None:
+            return False
+        key = (row.project_id, row.number, row.attempts)
+        now = time.monotonic()
+        return now >= self._retry_at.setdefault(key, now + row.retry_in_s)
 
     def _labels_of(self, row: Round) -> dict[RegionId, tuple[str, ...]]:
         key = (row.project_id, row.number)
@@ -171,11 +236,20 @@ class Worker:
         return self._trained[key]
 
     def advance(self, project: Project) -> Step:
-        """Do the one thing that the project needs."""
+        """Do the one thing that the project needs, unless another worker is at it."""
         state = self.state(project)
         step = next_step(state)
+        if step in (Step.WAIT, Step.DONE) and not state.requested:
+            return step
+        with self.keeper.turn(project_lease(project.id), wait=False) as held:
+            # Looked at again: meanwhile another worker may have done it.
+            return self._advance(project, self.state(project)) if held else Step.WAIT
+
+    def _advance(self, project: Project, state: CycleState) -> Step:
+        step = next_step(state)
         if step is Step.TRAIN:
-            self.start_round(project, "request" if state.requested else "labels")
+            trigger = "request" if state.requested else "retry" if state.failed else "labels"
+            self.start_round(project, trigger)
         elif step is Step.PUSH:
             self.push(project)
         if state.requested and not state.running:
@@ -194,11 +268,12 @@ class Worker:
         if last is not None and last.state == "failed":
             attempt = last.attempts + 1
             number = last.number
-            self._clear_unfinished(project.id, number)
+            if trigger != "retry":  # else it goes on where it stopped
+                self._clear_unfinished(project.id, number)
             key = workflow.workflow_id(project.id, number, attempt)
             store.update_round(
                 project.id, number, state="queued", attempts=attempt, workflow_id=key,
-                error=None, finished_at=None,
+                error=None, finished_at=None, retry_in_s=None,
             )  # fmt: skip
         else:
             number = last.number + 1 if last else 1
@@ -215,7 +290,8 @@ class Worker:
         version = self.runtime.version_dir(project_id, number)
         if not version.exists():
             shutil.rmtree(self.runtime.snapshot_dir(project_id, number), ignore_errors=True)
-            shutil.rmtree(version.with_name(version.name + ".partial"), ignore_errors=True)
+            for folder in round_steps.work_folders(version):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def push(self, project: Project) -> None:
         """Push the questions that follow the last finished round, outside a round."""
@@ -239,24 +315,26 @@ def main(settings: Settings) -> None:
     """Run the worker until SIGTERM or SIGINT.
 
     Raises:
-        Conflict: another worker holds this home.
+        Conflict: another worker of this id holds this home.
     """
     configure_logging(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
-    lock = settings.home / "worker.lock"
-    with file_lock(lock, what="the worker of this home", wait=False):
+    lock = worker_lock(settings.home, settings.worker_id)
+    with file_lock(lock, what=f"the worker {settings.worker_id} of this home", wait=False):
         store = Store.open(settings.database_url)
         ls = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         runtime = Runtime(settings, store, ls)
         worker = Worker(runtime)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop.set())
-        workflow.configure(runtime)
-        workflow.launch(settings)
+        workflow.configure(runtime, worker.keeper)
         try:
+            worker.start_beating()
+            workflow.launch(settings)
             worker.run()
         finally:
             workflow.shut_down()
+            worker.keeper.stop()
             ls.close()
             store.close()
 

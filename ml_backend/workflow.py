@@ -2,20 +2,23 @@
 
 Each step is recorded when it ends. A process that is killed in a step does that step again after
 its restart; every step may therefore run twice (see `round_steps`), and training goes on from its
-last checkpoint.
+last checkpoint. The rounds of a worker that is lost, or only frozen, are taken over by another one
+(`recover`); the leases that each step holds keep the two apart.
 """
 
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
 from ml_backend import round_steps
-from ml_backend.errors import LabelStudioError
-from ml_backend.round_steps import reason_of
+from ml_backend.errors import LeaseLost
+from ml_backend.failures import pause_before_retry, reason_of, transient
+from ml_backend.leases import Keeper, device_lease, give_up, project_lease
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.store import Round
@@ -25,28 +28,38 @@ log = logging.getLogger(__name__)
 QUEUE = "rounds"
 # A fixed version: an upgraded worker goes on with the rounds of the one before it.
 WORKFLOW_VERSION = "1"
+SUPERSEDED = -1  # of _reconcile: another try at the round, or another engine, has finished it
 
-_runtime: Runtime | None = None
+_active: tuple[Runtime, Keeper] | None = None
 
 
-def configure(runtime: Runtime) -> None:
+def configure(runtime: Runtime, keeper: Keeper) -> None:
     """Give the steps what they work with; DBOS steps are module functions and take only JSON."""
-    global _runtime
-    _runtime = runtime
+    global _active
+    _active = runtime, keeper
 
 
-def _active() -> Runtime:
-    if _runtime is None:
-        raise RuntimeError("workflow.configure() must be called before a round runs")
-    return _runtime
+@contextmanager
+def _turn(project_id: int, *, device: bool = False) -> Iterator[Runtime]:
+    """Hold the leases that a step needs; ends the process where one of them was lost.
 
-
-def _transient(error: BaseException) -> bool:
-    """Label Studio away, overloaded, or an import without an answer: worth another try.
-
-    A refusal with a reason (a deleted project, a bad token) is not: it would be refused again.
+    Nothing may be raised or returned then: the engine would record it as the outcome of a step
+    that now belongs to another worker.
     """
-    return isinstance(error, LabelStudioError) and bool(getattr(error, "transient", True))
+    if _active is None:
+        raise RuntimeError("workflow.configure() must be called before a round runs")
+    runtime, keeper = _active
+    names = [project_lease(project_id)]
+    if device and (gpu := device_lease(runtime.settings.device)):
+        names.append(gpu)
+    try:
+        with keeper.turn(*names):
+            try:
+                yield runtime
+            finally:
+                keeper.verify()
+    except LeaseLost as error:
+        give_up(error)
 
 
 _retry = {
@@ -54,56 +67,70 @@ _retry = {
     "interval_seconds": 2.0,
     "backoff_rate": 2.0,
     "max_attempts": 8,  # 2 + 4 + ... + 128 s: four minutes of Label Studio being away
-    "should_retry": _transient,
+    "should_retry": transient,
 }
 
 
 @DBOS.step(name="reconcile", **_retry)  # type: ignore[arg-type]
 def _reconcile(project_id: int, number: int) -> int:
-    return round_steps.reconcile_labels(_active(), project_id, number)
+    with _turn(project_id) as runtime:
+        row = runtime.store.round(project_id, number)
+        if row is None or row.state in ("done", "failed") or row.workflow_id != DBOS.workflow_id:
+            return SUPERSEDED
+        return round_steps.reconcile_labels(runtime, project_id, number)
 
 
 @DBOS.step(name="snapshot")
 def _snapshot(project_id: int, number: int) -> str:
-    return round_steps.write_round_snapshot(_active(), project_id, number)
+    with _turn(project_id) as runtime:
+        return round_steps.write_round_snapshot(runtime, project_id, number)
 
 
 @DBOS.step(name="train")
 def _train(project_id: int, number: int, snapshot: str) -> str:
-    return round_steps.train_round(_active(), project_id, number, snapshot)
+    with _turn(project_id, device=True) as runtime:
+        return round_steps.train_round(runtime, project_id, number, snapshot)
 
 
 @DBOS.step(name="publish")
 def _publish(project_id: int, number: int, folder: str) -> str:
-    return round_steps.publish_version(_active(), project_id, number, folder)
+    with _turn(project_id) as runtime:
+        return round_steps.publish_version(runtime, project_id, number, folder)
 
 
 @DBOS.step(name="score")
 def _score(project_id: int, number: int) -> str:
-    return round_steps.score_round(_active(), project_id, number)
+    with _turn(project_id, device=True) as runtime:
+        return round_steps.score_round(runtime, project_id, number)
 
 
 @DBOS.step(name="push", **_retry)  # type: ignore[arg-type]
 def _push(project_id: int, number: int) -> int:
-    return round_steps.push_round(_active(), project_id, number)
+    with _turn(project_id) as runtime:
+        return round_steps.push_round(runtime, project_id, number)
 
 
 @DBOS.step(name="finish")
-def _finish(project_id: int, number: int, error: str | None) -> None:
-    _active().store.update_round(
-        project_id,
-        number,
-        state="failed" if error else "done",
-        error=error,
-        finished_at=datetime.now(UTC),
-    )
+def _finish(project_id: int, number: int, error: Exception | None) -> None:
+    with _turn(project_id) as runtime:
+        row = runtime.store.round(project_id, number)
+        if row is None or row.workflow_id != DBOS.workflow_id:
+            return  # another try has begun since
+        state: dict[str, object]
+        if error is None:
+            state = {"state": "done", "error": None, "retry_in_s": None}
+        else:
+            pause = pause_before_retry(error, row.attempts, runtime.settings.retry_s)
+            state = {"state": "failed", "error": reason_of(error), "retry_in_s": pause}
+        runtime.store.update_round(project_id, number, finished_at=datetime.now(UTC), **state)
 
 
 @DBOS.workflow(name="round")
 def round_workflow(project_id: int, number: int) -> str:
     """reconcile -> snapshot -> train -> publish -> score -> push; returns "done" or "failed"."""
     try:
-        _reconcile(project_id, number)
+        if _reconcile(project_id, number) == SUPERSEDED:
+            return "superseded"
         snapshot = _snapshot(project_id, number)
         folder = _train(project_id, number, snapshot)
         _publish(project_id, number, folder)
@@ -111,7 +138,7 @@ def round_workflow(project_id: int, number: int) -> str:
         _push(project_id, number)
     except Exception as error:
         log.exception("round %s of project %s failed", number, project_id)
-        _finish(project_id, number, reason_of(error))
+        _finish(project_id, number, error)
         return "failed"
     _finish(project_id, number, None)
     return "done"
@@ -123,13 +150,14 @@ def launch(settings: Settings) -> None:
         "name": "pixbal",
         "system_database_url": settings.workflow_database_url,
         "application_version": WORKFLOW_VERSION,
-        "executor_id": os.environ.get("PIXBAL_WORKER_ID", "worker"),
+        "executor_id": settings.worker_id,
         "serializer": DBOSPortableJSONSerializer(),  # JSON, not pickle
         "console_log_level": "WARNING",
     }
     DBOS(config=config)
     DBOS.launch()
-    DBOS.register_queue(QUEUE, global_concurrency=1)
+    # One round at a time in each worker; leases keep two workers off one GPU or project.
+    DBOS.register_queue(QUEUE, worker_concurrency=1)
 
 
 def shut_down() -> None:
@@ -146,3 +174,14 @@ def start(row: Round) -> None:
     """Queue a round; an id that was queued before is left alone."""
     with SetWorkflowID(row.workflow_id):
         DBOS.enqueue_workflow(QUEUE, round_workflow, row.project_id, row.number)
+
+
+def executor_of(row: Round) -> str | None:
+    """The worker that a round is pending at; None where none has it: unknown, queued or ended."""
+    status = DBOS.get_workflow_status(row.workflow_id)
+    return status.executor_id if status is not None and status.status == "PENDING" else None
+
+
+def recover(worker_id: str) -> None:
+    """Queue again what a worker had begun; it must be lost, and fenced off."""
+    DBOS._recover_pending_workflows([worker_id])

@@ -63,6 +63,7 @@ TABLE = [
         CycleState(failed=True, requested=True, trainable=4),
         Step.TRAIN,
     ),
+    ("failed, its pause is over", CycleState(failed=True, retry_due=True, trainable=4), Step.TRAIN),
 ]
 
 
@@ -85,6 +86,7 @@ states = st.builds(
     new_labels=counts,
     train_every=st.none() | st.integers(1, 3),
     failed=st.booleans(),
+    retry_due=st.booleans(),
 )
 
 

@@ -56,14 +56,15 @@ def run_round(
     name: str | None = None,
     cache_dir: Path | None = None,
     keep_labels: bool = False,
+    work: Path | None = None,
 ) -> Version:
     """Train all stages on a snapshot and publish the version folder `out` (arXiv 2309.09319).
 
-    Work in progress lies in `out`.partial: a killed round, called again, goes on at its last whole
-    epoch and ends with the same weights (on CPU). `progress` is called every step and may raise to
-    stop. `cache_dir` keeps the features of a frozen encoder; default: beside the snapshot.
-    A whole version at `out` is returned as it is. `keep_labels` publishes the pseudo labels that
-    the last stage learned from, too, one PNG per image in the folder `LABELS`.
+    Work in progress lies in `work`, by default `out`.partial: a killed round, called again, goes on
+    at its last whole epoch and ends with the same weights (on CPU). `progress` is called every step
+    and may raise to stop. `cache_dir` keeps the features of a frozen encoder; default: beside the
+    snapshot. A whole version at `out` is returned as it is. `keep_labels` publishes the pseudo
+    labels that the last stage learned from, too, one PNG per image in the folder `LABELS`.
 
     Raises:
         SnapshotError: damaged, or without any labelled region.
@@ -81,7 +82,7 @@ def run_round(
         raise SnapshotError(
             f"{snapshot} has no labelled region.", hint="Answer some questions, then train."
         )
-    partial = out.with_name(out.name + ".partial")
+    partial = work or out.with_name(out.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
     with _locked(partial), torch_threads(config.threads):
         if (out / MANIFEST).is_file():  # published while this process waited for nothing
@@ -93,8 +94,8 @@ def run_round(
             _finish(partial, out, keep_labels)
             return Version.load(out)
         cache = cache_dir or snapshot.resolve().parent / "features"
-        work = _Round(data, config, partial, cache, progress or silent)
-        work.publish(out, name or out.name, keep_labels)
+        task = _Round(data, config, partial, cache, progress or silent)
+        task.publish(out, name or out.name, keep_labels)
     return Version.load(out)
 
 

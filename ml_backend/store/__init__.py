@@ -1,6 +1,6 @@
 """Projects, images, queries, labels, events, rounds and versions in SQLite or PostgreSQL."""
 
-from ml_backend.store.fence import fenced
+from ml_backend.store.fence import fenced, held_token
 from ml_backend.store.rows import (
     Event,
     Image,
@@ -24,4 +24,5 @@ __all__ = [
     "Store",
     "VersionRow",
     "fenced",
+    "held_token",
 ]

@@ -25,6 +25,11 @@ def fenced(*leases: Lease) -> Iterator[None]:
         _fence.reset(token)
 
 
+def held_token(name: str) -> int:
+    """The token of a lease of this thread's fence; 0 where it is not part of it."""
+    return next((lease.token for lease in _fence.get() if lease.name == name), 0)
+
+
 def check_fence(connection: Connection) -> None:
     """Refuse the transaction where a lease of the fence went to somebody else.
 
