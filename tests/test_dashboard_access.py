@@ -19,7 +19,6 @@ from ml_backend.dashboard.ledger import IN_ALL, PER_ADDRESS, WINDOW_S, Ledger, T
 from ml_backend.errors import BackendError, SettingsError
 from ml_backend.store import Store
 
-pytestmark = pytest.mark.guarantee(14)
 OPEN = ("dashboard.static", "dashboard.login", "dashboard.log_in")
 
 
@@ -67,6 +66,7 @@ def test_every_route_asks_for_the_log_in(client: FlaskClient, headers: dict[str,
     assert tried >= 11
 
 
+@pytest.mark.guarantee(14)
 @pytest.mark.parametrize("missing", ["PIXBAL_ADMIN_PASSWORD", "PIXBAL_MEDIA_KEY"])
 def test_without_a_password_the_page_is_off_on_loopback_too(
     tmp_path: Path, store: Store, missing: str
