@@ -1,4 +1,4 @@
-"""The search for secrets of test_dashboard_round finds what it should: else it would show nothing."""
+"""The search for secrets of test_dashboard_round finds what it should, else it shows nothing."""
 
 from __future__ import annotations
 
