@@ -112,7 +112,12 @@ def test_rows_are_numbered_over_the_batch(source: ImageSource) -> None:
     assert (batch.targets == -1).any()
 
 
-def test_stopping_and_resuming_changes_nothing(source: ImageSource, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_stopping_and_resuming_changes_nothing(
+    source: ImageSource, tmp_path: Path, ema: float
+) -> None:
+    config = end_to_end_config(ema=ema)
+
     class Stop(Exception):
         pass
 
@@ -121,11 +126,11 @@ def test_stopping_and_resuming_changes_nothing(source: ImageSource, tmp_path: Pa
             raise Stop
 
     with pytest.raises(Stop):
-        train(source, tmp_path / "a", report=stop)
+        train(source, tmp_path / "a", config, report=stop)
     seen: list[int] = []
-    resumed = train(source, tmp_path / "a", report=lambda p: seen.append(p.step))
+    resumed = train(source, tmp_path / "a", config, report=lambda p: seen.append(p.step))
     assert seen == [3, 4]
-    assert resumed == train(source, tmp_path / "b")
+    assert resumed == train(source, tmp_path / "b", config)
 
 
 def test_global_random_state_is_left_alone(source: ImageSource, tmp_path: Path) -> None:

@@ -148,6 +148,20 @@ def test_pseudo_label_settings_reach_stage_2(
     assert stage1[0] == stage1[1]
 
 
+def test_self_training_labels_more_pixels(
+    version: Version, snapshot: Snapshot, tmp_path: Path
+) -> None:
+    labelled = [
+        run_round(
+            snapshot.path,
+            tiny_config().with_overrides([f"pseudo_labels.confident={share}"]),
+            tmp_path / f"{share}",
+        ).metrics["pseudo_labels"]["labelled_share"]
+        for share in (0.3, 1.0)
+    ]
+    assert version.metrics["pseudo_labels"]["labelled_share"] < labelled[0] < labelled[1] == 1.0
+
+
 def test_every_step_is_reported(snapshot: Snapshot, tmp_path: Path) -> None:
     seen: list[Progress] = []
     run_round(snapshot.path, tiny_config(), tmp_path / "v", progress=seen.append)

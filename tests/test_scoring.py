@@ -103,6 +103,16 @@ def test_stage1_asks_unless_told_otherwise(version: Version, pool: list[PoolImag
     assert not np.array_equal(default.images[name].score, final.images[name].score)
 
 
+def test_score_per_expected_click(version: Version, pool: list[PoolImage]) -> None:
+    plain = score_pool(version, pool, with_acquisition(), seed=0)
+    name = pool[0].image_id
+    for power in (0.5, 1.0):
+        scores = score_pool(version, pool, with_acquisition(per_click=power), seed=0).images[name]
+        expected = plain.images[name].score / scores.expected_clicks**power
+        np.testing.assert_allclose(scores.score, expected, rtol=1e-6)
+    assert (plain.images[name].expected_clicks > 1).any()
+
+
 def test_cached_features_score_alike(
     version: Version, pool: list[PoolImage], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,15 @@ class Checkpoints:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, epoch: int, model: SegmentationModel, optimiser: torch.optim.Optimizer) -> None:
-        """Store the state after `epoch`, then drop all but the newest two."""
-        tensors = {f"model.{n}": t for n, t in trained_state(model).items()}
+    def save(
+        self,
+        epoch: int,
+        model: SegmentationModel,
+        optimiser: torch.optim.Optimizer,
+        extra: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Store the state after `epoch` and `extra` tensors, then drop all but the newest two."""
+        tensors = {f"model.{n}": t for n, t in trained_state(model).items()} | (extra or {})
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{n}": t for n, t in state.items()}
         path = self._path(epoch)
@@ -46,9 +53,15 @@ class Checkpoints:
             self._path(old).with_suffix(".json").unlink(missing_ok=True)
             self._path(old).unlink(missing_ok=True)
 
-    def restore(self, model: SegmentationModel, optimiser: torch.optim.Optimizer) -> int:
+    def restore(
+        self,
+        model: SegmentationModel,
+        optimiser: torch.optim.Optimizer,
+        take: Callable[[dict[str, Tensor]], None] | None = None,
+    ) -> int:
         """Load the newest whole checkpoint; its epoch, or 0 where none is whole.
 
+        `take` is given all its tensors, `extra` ones among them.
         A damaged one is logged and passed over. Raises CheckpointError for one of another model.
         """
         for epoch in self._epochs():
@@ -60,6 +73,8 @@ class Checkpoints:
                 log.warning("Checkpoint %s is damaged, trying the one before: %s", path.name, error)
                 continue
             _fill(model, optimiser, tensors)
+            if take is not None:
+                take(tensors)
             return epoch
         return 0
 

@@ -96,12 +96,14 @@ class PseudoLabelConfig:
     passing_only: bool = False  # paper: the class need not be the one over its threshold
     conflicts: str = "later"  # paper; or "similarity", "margin"
     expand_undefined: bool = True  # paper: "nothing listed" spreads like a class
+    confident: float = 0.0  # paper: none; share of each class's surest other pixels labelled too
 
     def __post_init__(self) -> None:
         where = "pseudo_labels"
         ensure(self.temperature > 0, f"{where}.temperature", "positive", self.temperature)
         known = ("median", "min")
         ensure(self.threshold in known, f"{where}.threshold", f"one of {known}", self.threshold)
+        ensure(0 <= self.confident <= 1, f"{where}.confident", "a share", self.confident)
         rules = ("later", "similarity", "margin")
         ensure(self.conflicts in rules, f"{where}.conflicts", f"one of {rules}", self.conflicts)
 
@@ -114,6 +116,7 @@ class AcquisitionConfig:
     model: str = "stage1"  # paper: stage 2 never feeds back; or "final"
     nu: float = 6.0  # paper: 6 on Cityscapes, 12 on VOC
     temperature: float = 0.1  # paper
+    per_click: float = 0.0  # paper: none; the score is divided by expected clicks to this power
     # A class on at least this share of a region is an expected click. On 60 CamVid images .15 was
     # nearest to the real clicks of PixBal's best 300: 2.02 for 2.18 and 1.91 for 1.92 after rounds
     # 1 and 2 (.05: 2.52 and 2.30), for the poor models that a first round makes.
@@ -127,6 +130,7 @@ class AcquisitionConfig:
         ensure(bool(self.name), "acquisition.name", "a registered acquisition", self.name)
         ensure(self.nu >= 0, "acquisition.nu", "at least 0", self.nu)
         ensure(self.temperature > 0, "acquisition.temperature", "positive", self.temperature)
+        ensure(self.per_click >= 0, "acquisition.per_click", "at least 0", self.per_click)
         ensure(0 < self.min_share <= 1, "acquisition.min_share", "in (0, 1]", self.min_share)
         ensure(self.prior_clicks >= 1, "acquisition.prior_clicks", ">= 1", self.prior_clicks)
         ensure(self.max_pixels >= 1, "acquisition.max_pixels", "at least 1", self.max_pixels)
@@ -144,6 +148,7 @@ class TrainConfig:
     acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
     loss_weights: tuple[float, float, float] = (16.0, 8.0, 1.0)  # paper: one-hot, merged, pixel
     temperature: float = 0.1  # paper: of the softmax over cosines
+    ema: float = 0.0  # paper: none; decay of the running mean of the weights that is published
     stages: int = 2  # paper; 1 = no pseudo labels, 3 = stage 2 again with new ones, and so on
     seed: int = 0
     device: str = "auto"  # "auto" = the first GPU if there is one; or "cpu", "cuda", "cuda:1"
@@ -155,6 +160,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         ensure(min(self.loss_weights) >= 0, "loss_weights", "at least 0", self.loss_weights)
         ensure(self.temperature > 0, "temperature", "positive", self.temperature)
+        ensure(0 <= self.ema < 1, "ema", "0 <= ema < 1", self.ema)
         ensure(self.stages >= 1, "stages", "at least 1", self.stages)
         ensure(self.seed >= 0, "seed", "at least 0", self.seed)
         ensure(self.threads >= 1, "threads", "at least 1", self.threads)

@@ -32,8 +32,10 @@ CITYSCAPES_LABEL_IDS = (
 # Things 0..90 of which COCO never released these eleven; stuff is 91..181.
 COCO_UNUSED_IDS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 
-# The sequence held out of CamVid's train split: 62 of 367 frames, each class over 0.4 % of them.
-CAMVID_HELD_OUT = ("0001TP",)
+# The sequence held out of CamVid's train split: 101 of 367 frames, a drive by day as most of test.
+# Not 0001TP: it is the only one at dusk, the other half of it is in test, and methods trained
+# without it differ less than their seeds do (+-.03 mIoU, against +-.006 on this one).
+CAMVID_HELD_OUT = ("0006R0",)
 
 
 @dataclass(frozen=True)

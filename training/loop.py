@@ -17,6 +17,7 @@ from training.dataset import Batch, Source, epoch_batches
 from training.errors import NonFiniteError
 from training.memory import PartedBatch
 from training.model import SegmentationModel
+from training.weight_average import WeightAverage
 
 STAGES = {"stage1": 1, "stage2": 2}  # part of every seed
 CHECK_EVERY = 10  # GPU steps between looks at the loss: each look waits for the GPU
@@ -83,7 +84,8 @@ def train_stage(
     model.head.to(memory_format=torch.channels_last)
     model.encoder.to(memory_format=torch.channels_last)
     optimiser = make_optimiser(model, stage)
-    done = checkpoints.restore(model, optimiser)
+    average = WeightAverage(config.ema)
+    done = checkpoints.restore(model, optimiser, lambda found: average.restore(found, device))
     clock = _Clock(stage.steps, done * stage.steps_per_epoch)
     forward, parts = network_pass(config), PartedBatch(stage.batch_size)
     model.train()
@@ -99,6 +101,7 @@ def train_stage(
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(group["start"], step, stage)
                 loss = _step(model, forward, optimiser, batch, loss_of, parts)
+                average.update(model, step)
                 look = device.type == "cpu" or number % CHECK_EVERY == 0
                 value = _checked(loss, name, step) if look else math.nan
                 report(
@@ -108,7 +111,8 @@ def train_stage(
                     )
                 )  # fmt: skip
             _checked(loss, name, step)
-        checkpoints.save(epoch + 1, model, optimiser)
+        checkpoints.save(epoch + 1, model, optimiser, average.state())
+    average.load_into(model)
     model.eval()
 
 

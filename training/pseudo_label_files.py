@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.atomic import write_atomically
+from training.confident_labels import Confidence, confidences, fill
 from training.config import PseudoLabelConfig
 from training.dataset import IGNORE, candidate_rows, read_regions
 from training.features_cache import FeatureCache
@@ -20,6 +21,8 @@ from training.model import SegmentationModel
 from training.pseudo_labels import expand, localise
 from training.snapshot import Snapshot, SnapshotItem
 from training.transforms import resize_nearest
+
+TEMPERATURE = 0.1  # of the softmax that confidence is read from: the one of training
 
 
 def write_pseudo_labels(
@@ -33,14 +36,17 @@ def write_pseudo_labels(
     """Label every labelled image with a stage-1 model in eval mode, at the size it works at.
 
     Writes `folder`/<image id>.png (uint8, 255 = no label) and returns the shares of pixels that
-    are labelled and that expansion added.
+    are labelled and that expansion (and `config.confident`) added.
     """
     folder.mkdir(exist_ok=True)
     model.eval()
     pixels = labelled = added = 0
     items = data.labelled
+    thresholds = _thresholds(model, data, config, cache) if config.confident else None
     for number, item in enumerate(items):
         labels, inside = pseudo_labels(model, data, item, config, cache)
+        if thresholds is not None:
+            labels = fill(labels, *_sure(model, data, item, cache), thresholds)
         image = Image.fromarray(labels)
         write_atomically(
             folder / f"{item.image_id}.png", lambda file, i=image: i.save(file, "PNG")  # type: ignore[misc]
@@ -53,6 +59,25 @@ def write_pseudo_labels(
         "labelled_share": round(labelled / pixels, 6),
         "expanded_share": round(added / pixels, 6),
     }
+
+
+def _thresholds(
+    model: SegmentationModel, data: Snapshot, config: PseudoLabelConfig, cache: FeatureCache | None
+) -> NDArray[np.int64]:
+    found = Confidence(data.num_outputs)
+    for item in data.labelled:
+        found.add(*_sure(model, data, item, cache))
+    return found.thresholds(config.confident)
+
+
+def _sure(
+    model: SegmentationModel, data: Snapshot, item: SnapshotItem, cache: FeatureCache | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+    """Top class and confidence of each pixel, at the size the model works at."""
+    with torch.inference_mode():
+        features, native = encode_file(model, item.image, data.file_hash(item.image), cache)
+        size = model_size(model, native)
+        return confidences(model.logits(features, size, size)[0], TEMPERATURE)
 
 
 def pseudo_labels(

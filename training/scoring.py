@@ -113,8 +113,9 @@ def _scored(
             progress(number + 1, len(pool))
     statistics = _stacked(parts)
     undefined = version.num_outputs - 1 if version.undefined else None
-    score = acquisition(settings.name)(statistics, settings.nu, undefined, seed=seed).numpy()
     clicks = expected_clicks(statistics, settings.min_share).numpy()
+    score = acquisition(settings.name)(statistics, settings.nu, undefined, seed=seed).numpy()
+    score = score / clicks**settings.per_click
     shares = presence(statistics).numpy()
     counts = [part.pixels.shape[1] for part in parts]
     return {

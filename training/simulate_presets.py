@@ -10,7 +10,14 @@ from training.annotation_cost import AnnotationCost, fit_cost, read_lead_times
 from training.config import PseudoLabelConfig
 from training.errors import ConfigError
 from training.oracle_noise import OracleNoise
-from training.simulate_config import ACQUISITIONS, SIZES, DataConfig, Experiment, Method
+from training.simulate_config import (
+    ACQUISITIONS,
+    SIZES,
+    DataConfig,
+    Experiment,
+    Method,
+    SelectionConfig,
+)  # fmt: skip
 
 PAPER = Method("paper")
 DOMINANT = Method("dominant", query="dominant", stages=1)
@@ -57,7 +64,11 @@ def _acquisitions(size: str) -> tuple[Method, ...]:
     return tuple(Method(name, acquisition=name, stages=stages) for name in ACQUISITIONS)
 
 
-def _pseudo(name: str, **options: bool | str) -> Method:
+def _chosen(name: str, **options: float | bool) -> Method:
+    return Method(name, stages=1, selection=SelectionConfig(**options))  # type: ignore[arg-type]
+
+
+def _pseudo(name: str, **options: bool | str | float) -> Method:
     return Method(name, pseudo_labels=PseudoLabelConfig(**options))  # type: ignore[arg-type]
 
 
@@ -139,6 +150,31 @@ PRESETS: dict[str, Preset] = {
                     passing_only=True, conflicts="margin"),
             Method("random", acquisition="random"),
         ), (0.02, 0.04, 0.08), 2,
+    ),
+    "ideas-acquisition": Preset(
+        "Which changes of the choice of regions find better ones than PixBal as published?",
+        _both(
+            *(replace(PAPER, name=name, acquisition=name, stages=1)
+              for name in ("pixbal", "random", "class_balanced_random")),
+            _chosen("classes in turn", by_class=True),
+            _chosen("half at random", random_share=0.5),
+            _chosen("64 px apart", min_distance=64.0),
+            _chosen("decaying noise", noise=1.0),
+            replace(PAPER, name="per expected click", stages=1,
+                    overrides=("acquisition.per_click=1",)),
+        ), (0.02, 0.04, 0.08), 3, held_out=True,
+    ),
+    "ideas-training": Preset(
+        "Which changes of the training learn more from the same clicks than the paper's?",
+        _both(
+            PAPER,
+            Method("mean of weights", overrides=("ema=0.97",)),
+            _pseudo("expansion by margin, passing classes only",
+                    passing_only=True, conflicts="margin"),
+            _pseudo("self-training, half", confident=0.5),
+            Method("dominant, 2 stages", query="dominant"),
+            Method("asked by the final model", overrides=("acquisition.model=\"final\"",)),
+        ), (0.02, 0.04), 3, held_out=True,
     ),
     "annotation-time": Preset(
         "Which questions teach most per second, by the times that annotators really took?",
