@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +23,13 @@ MAX_BYTES = 100_000_000
 MAX_REDIRECTS = 5
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 _PORTS = {"http": 80, "https": 443}
+# Where Label Studio keeps files. The token opens much more, such as its own API.
+_OWN_FILES = re.compile(
+    r"/(data|static|storage-data)/|/(tasks|projects)/\d+/(presign|resolve)/", re.ASCII
+)
+# Older Pythons call these public: relays, and forms that wrap an IPv4 address once more.
+_NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
 
 class FetchError(BackendError):
@@ -53,6 +61,8 @@ def resolve(host: str, port: int) -> list[str]:
 def is_public(address: str) -> bool:
     """Whether an IP address is on the public internet, also when wrapped into IPv6."""
     ip = ipaddress.ip_address(address.split("%", 1)[0])
+    if any(ip.version == network.version and ip in network for network in _NOT_PUBLIC):
+        return False
     if isinstance(ip, ipaddress.IPv6Address):
         # NAT64 and the mapped, 6to4 and Teredo forms all carry an IPv4 address to reach.
         nat64 = ip in ipaddress.ip_network("64:ff9b::/96")
@@ -61,6 +71,8 @@ def is_public(address: str) -> bool:
         inner = inner or ip.ipv4_mapped or ip.sixtofour or teredo
         if inner is not None:
             return is_public(str(inner))
+        if ip not in _GLOBAL_UNICAST:
+            return False
     return ip.is_global and not ip.is_multicast
 
 
@@ -133,15 +145,14 @@ class Fetcher:
             )
         path = url.lstrip("/")
         path = f"data/{path}" if path.startswith("upload/") else path
-        if ".." in unquote(path).replace("\\", "/").split("/") or "\0" in unquote(path):
-            raise FetchError(f"{_shown(url)} steps out of its folder.")
+        _check_steps(url)
         return f"{base}/{path}"
 
     def _get(self, url: str, deadline: float) -> tuple[bytes | None, str]:
         """The body, or None and where the answer redirects to."""
         import httpx
 
-        own = origin(url) == origin(self.base_url)
+        own = self._is_own(url)
         request_url, headers, extensions = (
             (url, dict(self.headers()), {}) if own else self._pinned(urlsplit(url))
         )
@@ -168,6 +179,28 @@ class Fetcher:
                 f"{_shown(url)} cannot be fetched: {reason}.",
                 transient=isinstance(error, httpx.TransportError),
             ) from error
+
+    def _is_own(self, url: str) -> bool:
+        """Whether this is a file of Label Studio, which gets the token.
+
+        Raises:
+            FetchError: it is of Label Studio, and no file; or the address can be read in two ways.
+        """
+        parts = urlsplit(url)
+        # Who reads "host\\@other" or "a:b@host" how is nobody's guess.
+        if "@" in parts.netloc or "\\" in url or not url.isprintable() or " " in parts.netloc:
+            raise FetchError(f"{_shown(url)} is not a plain http(s) address.")
+        base = urlsplit(self.base_url)
+        prefix = base.path.rstrip("/")
+        if origin(url) != origin(self.base_url) or not parts.path.startswith(f"{prefix}/"):
+            return False
+        _check_steps(url)
+        if not _OWN_FILES.match(unquote(parts.path.removeprefix(prefix))):
+            raise FetchError(
+                f"{_shown(url)} is no file of Label Studio.",
+                "Uploads lie below /data/. Where it leads to a log-in, the token is not good.",
+            )
+        return True
 
     def _pinned(self, parts: SplitResult) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The request to the very address that was checked: a second lookup could differ."""
@@ -212,6 +245,15 @@ def _data_uri(url: str) -> bytes:
         return base64.b64decode(raw, validate=True) if head.endswith(";base64") else raw
     except (ValueError, binascii.Error) as error:
         raise FetchError(f"A data URI cannot be read: {error}.") from error
+
+
+def _check_steps(url: str) -> None:
+    """Raise FetchError where an address climbs out of a folder, however often it is quoted."""
+    text, before = url, ""
+    while text != before:
+        text, before = unquote(text), text
+    if "\0" in text or ".." in re.split(r"[/\\?=&]", text):
+        raise FetchError(f"{_shown(url)} steps out of its folder.")
 
 
 def _shown(url: str) -> str:

@@ -7,6 +7,7 @@ from http_stub import Reply, Request, Stub, replies
 
 from ml_backend.fetch import Fetcher, FetchError, is_public
 
+pytestmark = pytest.mark.guarantee(16)
 PIXELS = b"\x89PNG picture"
 TOKEN = {"Authorization": "Token secret"}
 
@@ -40,9 +41,20 @@ def anywhere(host: str, port: int) -> list[str]:
         ("::ffff:93.184.216.34", True),
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("2001:0:7f00:1::1", False),
+        ("fec0::1", False),
+        ("ff0e::1", False),
+        ("192.88.99.1", False),
+        ("192.0.0.8", False),
+        ("198.18.0.1", False),
+        ("255.255.255.255", False),
     ],
 )
 def test_public_addresses(address: str, public: bool) -> None:
+    """Seen failing with ipaddress's own is_global alone."""
     assert is_public(address) is public
 
 
@@ -100,13 +112,94 @@ def test_a_data_uri_needs_no_server() -> None:
         "/data/local-files/?d=..%2F..%2Fetc/passwd",
         "/data/upload/..\\..\\etc/passwd",
         "/data/upload/a\0.png",
+        "/data/upload/%252e%252e/%252e%252e/etc/passwd",
+        "/data/%2e%2e/api/current-user/token",
+        "/tasks/../api/users/",
     ],
 )
+@pytest.mark.guarantee(17)
 def test_other_schemes_and_ways_out_are_refused(url: str) -> None:
+    """Seen failing with _check_steps() emptied."""
     with Stub(replies(Reply(body=PIXELS))) as server:
         with pytest.raises(FetchError):
             fetcher(server.url).fetch(url)
         assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/current-user/token", "/api/users/", "/user/login/?next=/data/a.png", "/", "/database/a",
+     "/tasks/5/annotations/", "/DATA/upload/a.png", "/tasks/x/presign/", "/%61pi/users/"],
+)  # fmt: skip
+def test_the_token_opens_files_of_label_studio_only(path: str) -> None:
+    """Task data may name Label Studio's own API. Seen failing with _OWN_FILES not asked."""
+    with Stub(replies(Reply(body=b'{"token": "secret"}'))) as server:
+        for url in (path, f"{server.url}{path}"):
+            with pytest.raises(FetchError, match="is no file of Label Studio"):
+                fetcher(server.url).fetch(url)
+        assert server.requests == []
+
+
+def test_a_redirect_does_not_lead_to_label_studios_api() -> None:
+    """Neither from outside nor from Label Studio's own log-in redirect."""
+    there = Reply(302, headers={"Location": "/user/login/?next=/data/a.png"})
+    with Stub(replies(there)) as server:
+        with pytest.raises(FetchError, match="the token is not good"):
+            fetcher(server.url).fetch("/data/upload/7/a.png")
+        assert len(server.requests) == 1
+        away = Reply(302, headers={"Location": f"{server.url}/api/users/"})
+        with Stub(replies(away)) as outside:
+            open_to_all = fetcher(server.url, resolve=anywhere, allowed=lambda address: True)
+            with pytest.raises(FetchError, match="is no file of Label Studio"):
+                open_to_all.fetch(f"http://images.example:{outside.port}/a.png")
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["http://{host}@evil.example/data/a.png", "http://evil.example\\@{host}/data/a.png",
+     "http://evil.example@{host}/data/a.png", "http://{host}\\.evil.example/data/a.png",
+     "http://{host}\n.evil.example/data/a.png", "http:// {host}/data/a.png"],
+)  # fmt: skip
+def test_addresses_that_can_be_read_in_two_ways_are_refused(form: str) -> None:
+    """Seen failing with the check of _is_own taken out: the token went to Label Studio's address
+    by the name of another."""
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        url = form.replace("{host}", f"127.0.0.1:{server.port}")
+        with pytest.raises(FetchError):
+            fetcher(server.url, resolve=anywhere, allowed=lambda address: True).fetch(url)
+        assert server.requests == []
+
+
+def test_beside_label_studios_prefix_is_another_site() -> None:
+    """http://host/ls is Label Studio; http://host/other is not, and gets no token."""
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        with pytest.raises(FetchError, match="not a public address"):
+            fetcher(f"{server.url}/ls").fetch(f"{server.url}/lsx/data/a.png")
+        assert server.requests == []
+        open_to_all = fetcher(f"{server.url}/ls", resolve=anywhere, allowed=lambda address: True)
+        open_to_all.fetch(f"{server.url}/other/data/a.png")
+        assert "Authorization" not in server.requests[0].headers
+
+
+def test_every_redirect_is_looked_up_and_checked_again() -> None:
+    """The name was good at first and leads inside at the second redirect."""
+    seen: list[str] = []
+
+    def look_up(host: str, port: int) -> list[str]:
+        seen.append(host)
+        return ["127.0.0.1"] if len(seen) < 3 else ["169.254.169.254"]
+
+    def onwards(request: Request) -> Reply:
+        return Reply(302, headers={"Location": f"http://b{len(seen)}.example:{server.port}/"})
+
+    with Stub(onwards) as server:
+        guarded = fetcher("http://ls.example", resolve=look_up,
+                          allowed=lambda address: not address.startswith("169."))  # fmt: skip
+        with pytest.raises(FetchError, match=r"leads to 169\.254\.169\.254"):
+            guarded.fetch(f"http://a.example:{server.port}/x.png")
+        assert len(server.requests) == 2
+    assert seen == ["a.example", "b1.example", "b2.example"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +266,7 @@ def test_one_private_address_among_public_ones_refuses_the_host() -> None:
 
 def test_redirects_end() -> None:
     def around(request: Request) -> Reply:
-        return Reply(302, headers={"Location": "/again"})
+        return Reply(302, headers={"Location": "/data/again"})
 
     with Stub(around) as server:
         with pytest.raises(FetchError, match="redirects more than 5 times"):
