@@ -124,8 +124,8 @@ def test_project_page_shows_the_store(client: FlaskClient, config: Settings) -> 
         "Street scenes", "60 images, 9900 regions", "Questions open 2", "Answered 8", "Labels 8",
         "Clicks 15", "mIoU 53.1 %", "Round 6: training, stage 1", "Epoch 7", "Step 163 of 240",
         "Loss 0.831", "Time left 4 min 14 s", "Worker alive 3 s ago", "Label Studio no answer",
-        "5 failed asked for 612 905 1 min 0 s RuntimeError: the loss is not a number",
-        "4 done batch answered 600 884 53.1 2 min 0 s", "r4 in use", "IoU of each class, r4",
+        "5 failed 612 905 asked for 1 min 0 s RuntimeError: the loss is not a number",
+        "4 done 53.1 600 884 batch answered 2 min 0 s", "r4 in use", "IoU of each class, r4",
     ):  # fmt: skip
         assert shown in text, (shown, text)
 
