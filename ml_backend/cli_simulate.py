@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("--lead-times", type=click.Path(path_type=Path),
               help="CSV or JSON of clicks and lead_time_s to take the seconds from.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(1), help="Processes [one per core; GPU: one].")
+@click.option("--publish", type=click.Path(path_type=Path, file_okay=False),
+              help="Also put the figures into this folder's results.json and .md.")  # fmt: skip
 @click.option("--print", "show", is_flag=True, help="Only print the experiment, for --config.")
 def simulate(
     preset: str | None,
@@ -46,6 +48,7 @@ def simulate(
     out: Path,
     lead_times: Path | None,
     workers: int | None,
+    publish: Path | None,
     show: bool,
 ) -> None:
     """Play whole experiments against masks: mIoU per click and per second, as a report."""
@@ -63,12 +66,13 @@ def simulate(
     if show:
         cli_common.echo_json(experiment.to_json())
         return
-    _simulate(experiment, out.resolve(), workers)
+    _simulate(experiment, out.resolve(), workers, publish)
 
 
-def _simulate(experiment: Experiment, out: Path, workers: int | None) -> None:
+def _simulate(experiment: Experiment, out: Path, workers: int | None, publish: Path | None) -> None:
     from rich.console import Console
 
+    from training import result_rows
     from training.report import write_report
     from training.simulate import RESULTS, results_folder
 
@@ -77,6 +81,8 @@ def _simulate(experiment: Experiment, out: Path, workers: int | None) -> None:
     folder = results_folder(experiment, out)
     report = folder / "report.html"
     write_report(folder / RESULTS, report)
+    if publish is not None:
+        result_rows.publish(publish, results)
     _summary(results, console)
     console.print(f"Report: {report}", soft_wrap=True)
     if any(run.status == "failed" for run in results.runs):

@@ -25,6 +25,7 @@ from training.result_rows import (
     END,
     KEYS,
     merge_results,
+    publish,
     read_rows,
     results_markdown,
     results_rows,
@@ -352,9 +353,20 @@ def test_markdown_tables() -> None:
     lines = results_markdown(results_rows(named)).splitlines()
     assert lines[0] == r"### a\|b: camvid, size cpu"
     assert lines[2] == "`` run `x` `` at commit `abc`; 2 cores."
-    assert lines[6] == "| pixbal | 100 | 10.00 % | 25.0 ± 7.1 | 35.7 % | 0, 1 |"
+    assert lines[6] == "| pixbal | 100 | 10.00 % | 10 | 60 | 25.0 ± 7.1 | 35.7 % | 0, 1 |"
     assert lines[9].startswith(r"| \<img src=x onerror=alert(1)\>")
-    assert all(line.count(" | ") == 5 for line in lines[6:12])
+    assert all(line.count(" | ") == 7 for line in lines[6:12])
+    # Means .25, .45, .65 of .70 at 100, 200, 300 clicks and 60, 120, 180 s; .63 lies at 9/10.
+    assert lines[13] == "90% of full supervision: pixbal 290 clicks, 174 s.  "
+    assert lines[14] == "95% of full supervision: not reached.  "
+    without = results_markdown(results_rows(some_results(full=None)))
+    assert "of full supervision:" not in without
+
+
+def test_publishing_writes_both_files(tmp_path: Path) -> None:
+    publish(tmp_path / "docs", some_results())
+    assert len(read_rows(tmp_path / "docs" / "results.json")) == 6
+    assert "pixbal 290 clicks" in (tmp_path / "docs" / "results.md").read_text()
 
 
 def test_markdown_keeps_the_text_around(tmp_path: Path) -> None:

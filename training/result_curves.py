@@ -79,12 +79,16 @@ def cost_to_reach(points: Sequence[Point], axis: Axis, miou: float) -> float | N
 
     A curve that begins above has reached it with its first point.
     """
-    line = _line(points, axis)
-    if line and line[0][1] >= miou:
+    return reach(_line(points, axis), miou)
+
+
+def reach(line: Sequence[tuple[float, float]], goal: float) -> float | None:
+    """The x at which the straight lines between (x, y) first reach y = `goal`; None if never."""
+    if line and line[0][1] >= goal:
         return line[0][0]
     for (x0, y0), (x1, y1) in pairwise(line):
-        if y0 < miou <= y1:
-            return x0 + (x1 - x0) * (miou - y0) / (y1 - y0)
+        if y0 < goal <= y1:
+            return x0 + (x1 - x0) * (goal - y0) / (y1 - y0)
     return None
 
 

@@ -9,24 +9,26 @@ from typing import Any
 
 from training.atomic import write_atomically
 from training.files import read_json, write_json
-from training.result_curves import curve, share_of_full
+from training.result_curves import GOALS, curve, reach, share_of_full
 from training.results import Results, ResultsError
 
 KEYS = (
-    "experiment", "dataset", "size", "method", "clicks", "budget_share", "miou_mean", "miou_std",
-    "share_of_full", "seeds", "command", "commit", "machine",
+    "experiment", "dataset", "size", "method", "clicks", "questions", "seconds", "budget_share",
+    "miou_mean", "miou_std", "share_of_full", "seeds", "command", "commit", "machine",
 )  # fmt: skip
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-_HEADER = ("method", "clicks", "budget", "mIoU", "of full supervision", "seeds")
+_HEADER = (
+    "method", "clicks", "budget", "questions", "seconds", "mIoU", "of full supervision", "seeds",
+)  # fmt: skip
 _AGAIN = "Remove the file and merge the results of all experiments again."
 
 
 def results_rows(results: Results) -> list[dict[str, Any]]:
     """A row for each method and round, over the runs that are done.
 
-    clicks is the mean over seeds as a whole number, budget_share = clicks / regions of the pool,
-    miou_mean, miou_std and share_of_full are shares; miou_std is None for one seed, share_of_full
-    where full supervision was not trained; seeds is their list.
+    clicks, questions and seconds are means over seeds as whole numbers, budget_share = clicks /
+    regions of the pool; miou_mean, miou_std and share_of_full are shares; miou_std is None for one
+    seed, share_of_full where full supervision was not trained; seeds is their list.
     """
     return [
         {
@@ -35,6 +37,8 @@ def results_rows(results: Results) -> list[dict[str, Any]]:
             "size": results.size,
             "method": method,
             "clicks": round(point.clicks),
+            "questions": round(point.questions),
+            "seconds": round(point.seconds),
             "budget_share": point.clicks / results.pool_regions,
             "miou_mean": point.miou,
             "miou_std": point.std,
@@ -97,6 +101,7 @@ def results_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
             "|---" + "|--:" * (len(_HEADER) - 1) + "|",
             *(f"| {' | '.join(_cells(row))} |" for row in members),
             "",
+            *_goals(members),
         ]
     return "\n".join(lines)
 
@@ -124,12 +129,32 @@ def _experiment(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return (row["experiment"], row["dataset"], row["size"])
 
 
+def _goals(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each method paid for 90 and 95 % of full supervision; nothing where that is unknown."""
+    lines = []
+    for goal in GOALS:
+        reached = []
+        for method, group in groupby(rows, key=lambda row: str(row["method"])):
+            points = [(r["clicks"], r["seconds"], r["share_of_full"]) for r in group]
+            if any(share is None for *_, share in points):
+                return []
+            costs = [
+                reach([(float(p[axis]), float(p[2])) for p in points], goal) for axis in (0, 1)
+            ]
+            if costs[0] is not None and costs[1] is not None:
+                reached.append(f"{_plain(method)} {costs[0]:,.0f} clicks, {costs[1]:,.0f} s")
+        lines.append(f"{goal:.0%} of full supervision: {'; '.join(reached) or 'not reached'}.  ")
+    return [*lines, ""]
+
+
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     std, share = row["miou_std"], row["share_of_full"]
     return (
         _plain(row["method"]),
         f"{row['clicks']:,}",
         f"{100 * row['budget_share']:.2f} %",
+        f"{row['questions']:,}",
+        f"{row['seconds']:,}",
         f"{100 * row['miou_mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}"),
         "" if share is None else f"{100 * share:.1f} %",
         ", ".join(str(seed) for seed in row["seeds"]),
@@ -148,3 +173,12 @@ def _code(text: str) -> str:
     runs = [len(list(group)) for mark, group in groupby(line) if mark == "`"]
     fence = "`" * (max(runs, default=0) + 1)
     return f"{fence} {line} {fence}" if runs else f"{fence}{line}{fence}"
+
+
+def publish(folder: Path, results: Results) -> None:
+    """Merge `results` into `folder`/results.json and write the tables of `folder`/results.md.
+
+    Raises: ResultsError if one of them exists and is something else.
+    """
+    rows = merge_results(folder / "results.json", results)
+    write_markdown(folder / "results.md", rows)

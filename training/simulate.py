@@ -142,7 +142,7 @@ def _results(
     folder = results_folder(experiment, out)
     return Results(
         experiment=experiment.name,
-        dataset=experiment.data.name,
+        dataset=experiment.data.title,
         size="cpu" if experiment.size == "cpu" else "full",
         command=origin.command,
         commit=origin.commit,

@@ -44,6 +44,12 @@ class DataConfig:
         ensure(self.trim == 0 or self.trim % 2 == 1, "data.trim", "0 or odd", self.trim)
         ensure(0 <= self.min_share <= 1, "data.min_share", "a share", self.min_share)
 
+    @property
+    def title(self) -> str:
+        """For reports: the name, and the splits where they are not the usual ones."""
+        usual = self.pool_split == "train" and self.test_split in ("test", "val")
+        return self.name if usual else f"{self.name} ({self.pool_split} / {self.test_split})"
+
 
 @dataclass(frozen=True)
 class SelectionConfig:
