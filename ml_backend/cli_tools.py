@@ -66,14 +66,15 @@ def bench(json_path: Path | None, only: tuple[str, ...], quick: bool) -> None:
     """Measure the speed of every part beside plain baselines, on this machine."""
     from rich.console import Console
 
-    from ml_backend.bench import GROUPS
+    from ml_backend.bench import GROUPS, ON_REQUEST
     from ml_backend.bench_view import progress_bar, table
     from training.bench import Options, find_data, run
     from training.bench_report import markdown
     from training.files import write_json
 
-    with progress_bar(only or tuple(GROUPS)) as on_row:
-        report = run(only, Options(quick, find_data()), GROUPS, on_row)
+    names = only or tuple(GROUPS)
+    with progress_bar(names) as on_row:
+        report = run(names, Options(quick, find_data()), {**GROUPS, **ON_REQUEST}, on_row)
     if json_path is not None:
         write_json(json_path, report.to_json())
     console = Console()

@@ -23,6 +23,7 @@ from ml_backend.errors import BackendError
 from ml_backend.ingest import apply_event
 from ml_backend.labels import trainable_labels
 from ml_backend.leases import project_lease
+from ml_backend.priority import stand_back
 from ml_backend.push import push_questions
 from ml_backend.reconcile import reconcile
 from ml_backend.runtime import Runtime, version_name
@@ -135,6 +136,7 @@ def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -
     """Both stages, from the last checkpoint of an earlier try on. Returns the version folder."""
     from training.rounds import run_round  # imports torch
 
+    stand_back()  # of the workflow's thread; the one that applies events keeps its turn
     config = runtime.train_config(runtime.project(project_id))
     out = runtime.version_dir(project_id, number)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -29,8 +29,8 @@ class StorePart:
         return reading(self._engine)
 
     @contextmanager
-    def _write(self, *, alone: bool = True) -> Iterator[Connection]:
-        with writing(self._engine, alone=alone) as connection:
+    def _write(self, *, alone: bool = True, derived: bool = False) -> Iterator[Connection]:
+        with writing(self._engine, alone=alone, derived=derived) as connection:
             check_fence(connection)
             yield connection
 

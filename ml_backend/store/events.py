@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -12,6 +13,7 @@ from ml_backend.errors import NotFound
 from ml_backend.events import event_digest, redact
 from ml_backend.store import schema
 from ml_backend.store.base import Dialects, StorePart
+from ml_backend.store.group_commit import GroupCommit
 from ml_backend.store.rows import Event
 
 
@@ -35,13 +37,24 @@ class Events(StorePart):
             "digest": digest,
             "received_at": datetime.now(UTC),
         }
+        return self._together(row)
+
+    @cached_property
+    def _together(self) -> GroupCommit[dict[str, Any], tuple[Event, bool]]:
+        return GroupCommit(self._record)
+
+    def _record(self, rows: Sequence[dict[str, Any]]) -> list[tuple[Event, bool]]:
         table = schema.event
+        found = []
         with self._write(alone=False) as connection:
             insert = Dialects.insert(connection, table)
             insert = insert.on_conflict_do_nothing(index_elements=["digest"])
-            new = Dialects.changes(connection, insert, row)
-            stored = connection.execute(select(table).where(table.c.digest == digest)).one()
-            return Event(*stored), new
+            for row in rows:
+                new = Dialects.changes(connection, insert, row)
+                same = table.c.digest == row["digest"]
+                stored = connection.execute(select(table).where(same)).one()
+                found.append((Event(*stored), new))
+        return found
 
     def pending_events(
         self,
@@ -75,7 +88,7 @@ class Events(StorePart):
         """
         table = schema.event
         changes = {"processed_at": datetime.now(UTC), "error": error}
-        with self._write() as connection:
+        with self._write(derived=True) as connection:
             done = connection.execute(update(table).where(table.c.id == event_id).values(changes))
             if done.rowcount == 0:
                 raise NotFound(f"There is no event {event_id}.")

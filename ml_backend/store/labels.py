@@ -15,7 +15,7 @@ from ml_backend.store.status import refresh_statuses
 
 
 class Labels(StorePart):
-    """The part of the store that knows labels."""
+    """The part of the store that knows labels: all of it derived from events and Label Studio."""
 
     def apply_label(self, label: Label, *, on_server: bool = False) -> bool:
         """Take in an annotation; its query's status moves in the same transaction.
@@ -33,7 +33,7 @@ class Labels(StorePart):
             Whether anything changed: False when what is stored is newer or equal.
         """
         table = schema.label
-        with self._write() as connection:
+        with self._write(derived=True) as connection:
             before = connection.execute(
                 select(table.c.query_id).where(table.c.annotation_id == label.annotation_id)
             ).scalar()
@@ -68,7 +68,7 @@ class Labels(StorePart):
         late does not make a label of it.
         """
         deleted = 0
-        with self._write() as connection:
+        with self._write(derived=True) as connection:
             for chunk in chunks(dict.fromkeys(annotation_ids)):
                 deleted += self._bury(connection, schema.label.c.annotation_id.in_(chunk), at)
                 rows = [_tombstone(project_id, annotation_id, at) for annotation_id in chunk]
@@ -84,7 +84,7 @@ class Labels(StorePart):
         """
         query, label = schema.query, schema.label
         deleted = 0
-        with self._write() as connection:
+        with self._write(derived=True) as connection:
             for chunk in chunks(dict.fromkeys(task_ids)):
                 connection.execute(
                     update(query)
