@@ -1,4 +1,4 @@
-"""Commands about one project: init, masks, push, train, status, reconcile, export."""
+"""Commands about one project: init, masks, push, train, status, reconcile, export, lead-times."""
 
 from __future__ import annotations
 
@@ -162,4 +162,16 @@ def export(project: int | None, name: str | None, out: Path, masks: bool) -> Non
     click.echo(f"wrote {written} files to {out}")
 
 
-COMMANDS = (init, masks, push, train, status, reconcile, export)
+@click.command(epilog="Example: pixbal lead-times --out lead_times.csv")
+@project_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="CSV file to write.")
+def lead_times(project: int | None, out: Path) -> None:
+    """Write clicks and seconds of every answer, for `pixbal simulate --lead-times`."""
+    from ml_backend.export import write_lead_times
+
+    _, store, _ = cli_common.open_all()
+    written = write_lead_times(store, cli_common.only_project(store, project), out)
+    click.echo(f"wrote {written} answers to {out}")
+
+
+COMMANDS = (init, masks, push, train, status, reconcile, export, lead_times)

@@ -1,12 +1,15 @@
-"""A version out of the home: weights, config, metrics and, if asked, masks of the pool."""
+"""Out of the home: a version with its masks of the pool, and how long answers took."""
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 from pathlib import Path
 
 from ml_backend.errors import Conflict, NotFound
 from ml_backend.store import Store
+from training.atomic import write_atomically
 
 
 def export_version(
@@ -52,3 +55,28 @@ def _write_masks(store: Store, project_id: int, version_dir: Path, out: Path) ->
             folder / f"{Path(image.source).stem}-{image.image_id[:8]}.png"
         )
     return len(images)
+
+
+def write_lead_times(store: Store, project_id: int, path: Path) -> int:
+    """Write clicks and lead_time_s of every answer that Label Studio timed, as CSV.
+
+    The file is what `pixbal simulate --lead-times` takes its seconds from; it names nobody.
+
+    Returns:
+        Answers written.
+
+    Raises:
+        NotFound: no answer has a lead time.
+    """
+    timed = [label for label in store.labels(project_id) if label.lead_time_s is not None]
+    if not timed:
+        raise NotFound(
+            f"no answer of project {project_id} has a lead time",
+            hint="Label Studio records one for every answer given in its labelling window.",
+        )
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("clicks", "lead_time_s"))
+    rows.writerows((label.clicks, f"{label.lead_time_s:.3f}") for label in timed)
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    return len(timed)
