@@ -84,6 +84,7 @@ def test_without_undefined_there_is_no_nothing_listed(template):
     assert [c.get("alias") for c in root.iter("Choice")][-2:] == ["10", "unsure"]
 
 
+@pytest.mark.guarantee(20)
 def test_names_are_shown_as_they_are_never_as_markup_or_task_data():
     name = """<img src=x onerror="alert(1)"> & $crop's"""
     item = ET.fromstring(build(ClassSchema.of([name]))).find(".//Choice")
@@ -157,6 +158,7 @@ def test_other_xml_is_refused_with_what_was_found(xml, words):
         read(xml)
 
 
+@pytest.mark.guarantee(20)
 @pytest.mark.parametrize("keyword", ["DOCTYPE", "doctype", " DOCTYPE", "ENTITY"])
 def test_document_types_and_entities_are_refused_before_parsing(keyword, monkeypatch):
     def parse(*_):
@@ -168,6 +170,7 @@ def test_document_types_and_entities_are_refused_before_parsing(keyword, monkeyp
         read(bomb)
 
 
+@pytest.mark.guarantee(20)
 def test_deep_nesting_is_survived():
     depth = 4_900
     with pytest.raises(LabelConfigError, match="No control"):

@@ -66,6 +66,7 @@ def test_lossy_formats(kind: str) -> None:
     assert image.shape == (16, 32, 3)
 
 
+@pytest.mark.guarantee(18)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(kind: str, orientation: int) -> None:
@@ -96,6 +97,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     assert np.array_equal(read_image(encode(Image.fromarray(values), "TIFF")), image)
 
 
+@pytest.mark.guarantee(18)
 def test_sixteen_bit_colour_png() -> None:
     rows = b"\0" + struct.pack(">6H", 65535, 0, 128 * 257, 0, 257, 40000)
     chunks = [
@@ -135,6 +137,7 @@ def test_32_bit_integer_tiff_is_stretched() -> None:
     assert read_image(data)[0, :, 0].tolist() == [0, 128, 255]
 
 
+@pytest.mark.guarantee(18)
 def test_cmyk_jpeg() -> None:
     data = encode(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95)
     assert np.abs(read_image(data)[2, 2].astype(int) - [255, 0, 0]).max() < 30
@@ -159,6 +162,7 @@ def test_grey_becomes_three_channels(mode: str) -> None:
     assert read_image(encode(Image.new(mode, (3, 2), 255), "PNG")).tolist() == [[[255] * 3] * 3] * 2
 
 
+@pytest.mark.guarantee(18)
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_first_frame_of_animations(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("#ff0000", "#00ff00")]
@@ -170,6 +174,7 @@ def test_one_pixel() -> None:
     assert read_image(encode(Image.new("RGB", (1, 1), "#010203"), "PNG")).tolist() == [[[1, 2, 3]]]
 
 
+@pytest.mark.guarantee(18)
 @pytest.mark.parametrize("size", [(10_000, 10_001), (30_000, 30_000), (65_535, 65_535)])
 @pytest.mark.parametrize("read", [read_image, image_size, read_mask])
 def test_header_over_the_cap(size: tuple[int, int], read: Callable[..., Any]) -> None:
@@ -180,6 +185,7 @@ def test_header_over_the_cap(size: tuple[int, int], read: Callable[..., Any]) ->
     assert "max_pixels" in caught.value.hint
 
 
+@pytest.mark.guarantee(18)
 def test_cap_is_inclusive_and_can_be_raised() -> None:
     data = encode(Image.new("L", (30, 20)), "PNG")
     assert read_image(data, max_pixels=600).shape == (20, 30, 3)
@@ -189,6 +195,7 @@ def test_cap_is_inclusive_and_can_be_raised() -> None:
     assert image_size(png_header(20_000, 20_000), max_pixels=10**9) == (20_000, 20_000)
 
 
+@pytest.mark.guarantee(18)
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP", "PPM", "JPEG2000"])
 def test_truncated(kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -198,6 +205,7 @@ def test_truncated(kind: str) -> None:
             read_image(data[:keep])
 
 
+@pytest.mark.guarantee(18)
 def test_flipped_bits_give_pictures_or_image_errors() -> None:
     rng = np.random.default_rng(1)
     noise = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))

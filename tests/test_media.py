@@ -132,6 +132,7 @@ def changed(path: str, position: int, value: str) -> str:
 
 
 # "", media, signature, project, image, index, kind.jpg
+@pytest.mark.guarantee(17)
 @pytest.mark.parametrize(
     ("position", "value"),
     [
@@ -181,6 +182,7 @@ def test_signed_address_of_no_known_kind_is_404(
     assert_error(client.get(path_of(config, image, kind="mask")), 404)
 
 
+@pytest.mark.guarantee(17)
 @settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

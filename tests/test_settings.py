@@ -33,6 +33,7 @@ def test_every_setting_has_a_field_and_every_field_a_setting() -> None:
     assert fields == {setting.name.removeprefix("PIXBAL_").lower() for setting in SETTINGS}
 
 
+@pytest.mark.guarantee(22)
 def test_secret_settings_are_out_of_the_repr(tmp_path: Path) -> None:
     hidden = {field.name for field in dataclasses.fields(Settings) if not field.repr}
     assert hidden == {s.name.removeprefix("PIXBAL_").lower() for s in SETTINGS if s.secret}
@@ -188,6 +189,7 @@ def test_secrets_file_open_to_others_is_refused(tmp_path: Path) -> None:
         ensure_secrets(tmp_path)
 
 
+@pytest.mark.guarantee(14)
 @pytest.mark.parametrize(
     ("host", "loopback"),
     [
