@@ -16,10 +16,11 @@ from PIL import Image
 
 from training.files import write_json
 from training.report import report_html, write_report
+from training.report_costs import cost_table
 from training.report_figures import Dot, Scale, Series, line_chart, ticks
 from training.report_gallery import MAX_SIDE_PX, gallery
 from training.report_html import Html, join, tag
-from training.result_curves import areas, common_range, cost_to_reach, curve
+from training.result_curves import Point, areas, common_range, cost_to_reach, curve
 from training.result_rows import (
     BEGIN,
     END,
@@ -101,6 +102,7 @@ def written(tmp_path: Path) -> tuple[Results, Page]:
     return results, Page((tmp_path / "out" / "report.html").read_bytes())
 
 
+@pytest.mark.guarantee(21)
 def test_nothing_comes_from_outside(written: tuple[Results, Page]) -> None:
     _, page = written
     assert page.addresses
@@ -110,6 +112,7 @@ def test_nothing_comes_from_outside(written: tuple[Results, Page]) -> None:
     assert "url(" not in page.text
 
 
+@pytest.mark.guarantee(21)
 def test_text_stays_text(written: tuple[Results, Page]) -> None:
     _, page = written
     assert "img" not in page.names  # there is no gallery, so each would be the evil one
@@ -361,6 +364,27 @@ def test_markdown_tables() -> None:
     assert lines[14] == "95% of full supervision: not reached.  "
     without = results_markdown(results_rows(some_results(full=None)))
     assert "of full supervision:" not in without
+
+
+def test_other_assumptions_about_annotators() -> None:
+    """One method asks 10 questions for 100 clicks, the other a question for each click."""
+    curves = {
+        name: [_cost_point(100.0, per_100, low), _cost_point(200.0, 2 * per_100, high)]
+        for name, per_100, low, high in (("multi", 10.0, 0.2, 0.4), ("single", 100.0, 0.3, 0.5))
+    }
+    text = str(cost_table(curves))
+    # look .75, key .3: multi 46.5 and 93 s, single 195 and 390 s: no number of seconds is common.
+    assert text == ""
+    curves["multi"][1] = _cost_point(2000.0, 200.0, 0.4)
+    # Now 930 s are reached by multi, 390 s by both: (390 - 46.5) / (930 - 46.5) of the way.
+    text = str(cost_table(curves))
+    assert f"{100 * (0.2 + 0.2 * (390 - 46.5) / (930 - 46.5)):.1f}" in text
+    assert text.count("<tr") == 1 + 9
+    assert str(cost_table({"multi": curves["multi"]})) == ""
+
+
+def _cost_point(clicks: float, questions: float, miou: float) -> Point:
+    return Point(1, (0,), clicks, questions, 0.0, miou, None, None, None, None, {})
 
 
 def test_publishing_writes_both_files(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from training.atomic import write_atomically
 from training.files import json_bytes
+from training.report_costs import cost_table
 from training.report_figures import Dot, Series, bar_chart, legend, line_chart
 from training.report_gallery import gallery
 from training.report_html import Html, data_uri, join, page, tag
@@ -36,6 +37,7 @@ def report_html(results: Results, folder: Path) -> bytes:
     sections = (
         ("mIoU against cost", _curve_section(results, curves)),
         ("Area and cost to a goal", area_table(results, curves)),
+        ("Other assumptions about annotators", cost_table(curves)),
         ("Every point", points_table(results, curves)),
         ("Pseudo labels", _pseudo_label_section(curves)),
         ("Classes", _class_section(results, curves)),

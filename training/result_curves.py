@@ -126,7 +126,10 @@ def _line(items: Sequence[Round] | Sequence[Point], axis: Axis) -> list[tuple[fl
     return [(float(getattr(item, axis)), item.miou) for item in items]
 
 
-def _height(line: Sequence[tuple[float, float]], x: float) -> float:
+def height_at(line: Sequence[tuple[float, float]], x: float) -> float:
+    """y at x on the straight lines between (x, y). Raises ValueError for an x outside."""
+    if len(line) == 1 and line[0][0] == x:
+        return line[0][1]
     for (x0, y0), (x1, y1) in pairwise(line):
         if x0 <= x <= x1 and x0 < x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
@@ -135,6 +138,6 @@ def _height(line: Sequence[tuple[float, float]], x: float) -> float:
 
 def _mean_height(line: Sequence[tuple[float, float]], low: float, high: float) -> float:
     inner = [(x, y) for x, y in line if low < x < high]
-    cut = [(low, _height(line, low)), *inner, (high, _height(line, high))]
+    cut = [(low, height_at(line, low)), *inner, (high, height_at(line, high))]
     area = sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(cut))
     return area / (high - low)
