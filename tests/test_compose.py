@@ -109,6 +109,71 @@ def test_commands_exist() -> None:
         assert command in main.commands
 
 
+@pytest.mark.guarantee(23)
+def test_containers_are_narrow(tmp_path: Path) -> None:
+    """Of the composed file, every profile: read-only, without root, rights or ports but one.
+
+    No engine is at hand in the tests, so that the image builds and the containers start so is not
+    shown here; that their very commands do their work is, below. Seen failing with `read_only`
+    left out, with `user: root`, and with a port at the worker.
+    """
+    result = composed({**VALUES, "COMPOSE_PROFILES": "cpu,gpu"}, tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = yaml.safe_load(result.stdout)["services"]
+    assert {"label-studio", "backend", "worker", "worker-gpu"} == set(found)
+    for name, service in found.items():
+        assert service["healthcheck"]["test"], name
+        assert not service.get("privileged"), name
+        assert service.get("network_mode") in (None, "default"), name
+        assert all(_is_named_volume(volume) for volume in service["volumes"]), name
+        if name != "label-studio":
+            assert service["read_only"] is True, name
+            assert "user" not in service, name  # the image's own, see below
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+    ports = {name: _ports(service) for name, service in found.items() if service.get("ports")}
+    assert ports == {
+        "backend": [("127.0.0.1", "9090", 9090)],
+        "label-studio": [("127.0.0.1", "8080", 8080)],
+    }
+
+
+def _ports(service: dict[str, Any]) -> list[tuple[str, str, int]]:
+    """Address, published and inner port; the two generations of compose print them differently."""
+    found = []
+    for port in service["ports"]:
+        if isinstance(port, str):
+            address, published, inner = port.removesuffix("/tcp").split(":")
+            found.append((address, published, int(inner)))
+        else:
+            found.append((port.get("host_ip", ""), str(port["published"]), int(port["target"])))
+    return found
+
+
+def _is_named_volume(volume: str | dict[str, Any]) -> bool:
+    """No folder of the host, such as the engine's socket, comes in."""
+    if isinstance(volume, str):
+        return not volume.startswith(("/", ".", "~"))
+    return volume["type"] == "volume"
+
+
+@pytest.mark.guarantee(23)
+def test_image_runs_as_an_ordinary_user_and_opens_one_port() -> None:
+    """Seen failing with the last USER line left out, and with a secret as ARG."""
+    lines = [line.split() for line in (ROOT / "Dockerfile").read_text().splitlines() if line]
+    users = [words[1] for words in lines if words[0] == "USER"]
+    text = (ROOT / "Dockerfile").read_text()
+    uid = re.search(rf"useradd .*--uid (\d+) {users[-1]}\b", text)
+    assert uid is not None
+    assert int(uid[1]) >= 1000
+    assert [words[1:] for words in lines if words[0] == "EXPOSE"] == [["9090"]]
+    after = lines[[words[:2] for words in lines].index(["USER", users[-1]]) :]
+    assert {words[0] for words in after} <= {"USER", "ENV", "VOLUME", "EXPOSE", "CMD", "#"}
+    assert not [w for w in lines if w[0] in ("ARG", "ENV") and re.search("SECRET|PASS|KEY", str(w))]
+    assert not [words for words in lines if words[0] == "ADD"]
+
+
+@pytest.mark.guarantee(23)
 @pytest.mark.server
 @pytest.mark.slow
 def test_the_very_processes_work_on_loopback(

@@ -177,6 +177,7 @@ def test_recorded_events_applied_in_order(client: FlaskClient, store: Store) -> 
     assert label.classes == ("Road", "Sky")
 
 
+@pytest.mark.guarantee(22)
 def test_recorded_events_keep_no_secret(client: FlaskClient, store: Store) -> None:
     for name in ANSWERS:
         if name.startswith("webhook"):
@@ -356,7 +357,9 @@ def created(annotation_id: int = 1, **fields: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.guarantee(3)
 def test_duplicates_are_stored_once(client: FlaskClient, store: Store) -> None:
+    """Seen failing with all deliveries called new in `Events._record`; with unsorted digests."""
     answers = [client.post("/webhook", json=created(), headers=SECRET) for _ in range(100)]
     assert [a.status_code for a in answers] == [201] + [200] * 99
     reordered = json.dumps(dict(reversed(created().items())))
@@ -372,6 +375,7 @@ def test_every_start_of_training_is_stored(client: FlaskClient, store: Store) ->
     assert [e.action for e in store.pending_events()] == ["START_TRAINING"] * 3
 
 
+@pytest.mark.guarantee(15)
 @pytest.mark.parametrize(
     "body",
     [
@@ -404,7 +408,9 @@ def test_malformed_event_is_400_and_not_stored(
     assert store.count_events() == 0
 
 
+@pytest.mark.guarantee(1)
 def test_webhook_stores_the_event_and_does_nothing_else(client: FlaskClient, store: Store) -> None:
+    """Seen failing with events applied in the request."""
     for n in range(1, 4):
         assert client.post("/webhook", json=created(n), headers=SECRET).status_code == 201
     # Each is on record for the worker, and nothing has come of it yet.
@@ -459,6 +465,7 @@ def test_requests_load_no_torch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.guarantee(1)
 def test_two_hundred_events_at_once_are_all_kept(client: FlaskClient, store: Store) -> None:
     app = client.application
 
@@ -476,6 +483,7 @@ def test_two_hundred_events_at_once_are_all_kept(client: FlaskClient, store: Sto
 JSON = {"Content-Type": "application/json"}
 
 
+@pytest.mark.guarantee(15)
 @pytest.mark.parametrize(
     ("data", "headers", "status"),
     [
@@ -515,6 +523,7 @@ def test_emoji_and_escapes_of_whole_characters_pass(client: FlaskClient) -> None
     assert client.post("/setup", data=data, headers={**AUTH, **JSON}).status_code == 200
 
 
+@pytest.mark.guarantee(15)
 @pytest.mark.parametrize(
     ("path", "megabytes"), [("/webhook", 11), ("/setup", 11), ("/predict", 65)]
 )
@@ -523,6 +532,7 @@ def test_large_body_is_413(client: FlaskClient, path: str, megabytes: int) -> No
     assert_error(client.post(path, data=data, headers={**AUTH, **JSON}), 413)
 
 
+@pytest.mark.guarantee(15)
 def test_declared_size_is_refused_unread(client: FlaskClient) -> None:
     response = client.post(
         "/webhook",

@@ -225,6 +225,7 @@ def test_mask_projects_hold_no_labels_of_regions(tmp_path: Path) -> None:
         assert reconcile(store, None, PROJECT, at(0)) == ReconcileReport()  # type: ignore[arg-type]
 
 
+@pytest.mark.guarantee(5)
 @pytest.mark.server
 @pytest.mark.slow
 def test_live_labels_follow_label_studio(label_studio: LabelStudioServer, tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def _ml_backend(stack: Stack, project_id: int) -> int:
     return int(backend["id"])
 
 
+@pytest.mark.guarantee(5)
 def test_lost_webhooks_are_found(stack: Stack, images: tuple[Path, Path, dict[str, Path]]) -> None:
     """The backend is away while a batch is answered: reconciliation finds the labels, one round."""
     listing, _, masks = images
