@@ -105,6 +105,11 @@ def read_masks(
 
     Raises: LabelConfigError for an unknown class, damaged data, or regions of different sizes.
     """
+    if not isinstance(result, Sequence) or not all(isinstance(i, Mapping) for i in result):
+        raise LabelConfigError(
+            f"Expected a result as a list of objects, got {result!r:.200}.",
+            hint="Pass the annotation's 'result' as Label Studio sent it.",
+        )
     names = {stored: name for name, stored in control.stored.items()}
     found: dict[str, tuple[bytes, int, int]] = {}
     for item in result:
@@ -115,7 +120,7 @@ def read_masks(
             (stored,) = item["value"]["brushlabels"]
             rle = item["value"]["rle"]
             name = names[stored]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise LabelConfigError(
                 f"A brush region cannot be read: {error!r}.",
                 hint="Compare the project's labelling configuration with the template.",

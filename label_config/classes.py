@@ -51,11 +51,7 @@ class ClassSchema:
     undefined: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.classes) <= MAX_CLASSES:
-            raise LabelConfigError(
-                f"Expected 1 to {MAX_CLASSES} classes, got {len(self.classes)}.",
-                hint="List the classes to be told apart; the rest is 'Nothing listed'.",
-            )
+        _check_count(len(self.classes))
         for info in self.classes:
             _check_name(info.name)
             _check_color(info)
@@ -94,6 +90,7 @@ class ClassSchema:
     ) -> ClassSchema:
         """Schema of these names, with free hotkeys, and distinct colours where none is given."""
         names = tuple(names)
+        _check_count(len(names))  # first: distinct colours for thousands take forever
         if colors and len(colors) != len(names):
             raise LabelConfigError(f"Got {len(colors)} colours for {len(names)} classes.")
         return cls(
@@ -123,9 +120,10 @@ class ClassSchema:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise LabelConfigError(f"{path} is larger than {MAX_FILE_BYTES} bytes.", hint=_FORMS)
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8-sig")))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raw = json.loads(path.read_text("utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
             raise LabelConfigError(f"{path} is not JSON: {error}.", hint=_FORMS) from error
+        return cls.from_json(raw)
 
     @classmethod
     def preset(cls, name: str) -> ClassSchema:
@@ -231,6 +229,14 @@ def _fresh_colors(used: set[str]) -> Iterator[str]:
         if color not in used:
             used.add(color)
             yield color
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MAX_CLASSES:
+        raise LabelConfigError(
+            f"Expected 1 to {MAX_CLASSES} classes, got {count}.",
+            hint="List the classes to be told apart; the rest is 'Nothing listed'.",
+        )
 
 
 def _check_name(name: object) -> None:
