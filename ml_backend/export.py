@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from pathlib import Path
 
 from ml_backend.errors import Conflict, NotFound
-from ml_backend.store import Store
+from ml_backend.store import Image, Store
 from training.atomic import write_atomically
 
 
@@ -38,6 +39,12 @@ def export_version(
     return written + (_write_masks(store, project_id, Path(version.path), out) if masks else 0)
 
 
+def mask_name(image: Image) -> str:
+    """File name of an image's mask: what people call it, as far as every disk can hold it."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(image.source).stem)[:60]
+    return f"{stem}-{image.image_id[:8]}.png"
+
+
 def _write_masks(store: Store, project_id: int, version_dir: Path, out: Path) -> int:
     from PIL import Image as PILImage
 
@@ -51,9 +58,7 @@ def _write_masks(store: Store, project_id: int, version_dir: Path, out: Path) ->
     images = store.images(project_id, split="pool", status="ready")
     for image in images:
         mask = predict_mask(model, read_image(Path(image.path)))
-        PILImage.fromarray(mask).save(
-            folder / f"{Path(image.source).stem}-{image.image_id[:8]}.png"
-        )
+        PILImage.fromarray(mask).save(folder / mask_name(image))
     return len(images)
 
 

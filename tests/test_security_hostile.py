@@ -13,6 +13,7 @@ import pytest
 from backend_helpers import (
     assert_error,
     basic_auth,
+    make_image,
     make_project,
     make_schema,
     make_settings,
@@ -22,6 +23,7 @@ from flask.testing import FlaskClient
 
 from label_config import read
 from ml_backend.app import Services, create_app
+from ml_backend.export import mask_name
 
 
 @pytest.fixture
@@ -120,3 +122,17 @@ def test_hostile_class_names_stay_names(tmp_path: Path, name: str) -> None:
         found = client.post("/predict", json=body, headers=basic_auth()).get_json()["results"]
     # Stored by alias: no name from outside comes back at all.
     assert found[0]["result"][0]["value"] == {"choices": ["0"]}
+
+
+@pytest.mark.guarantee(17)
+@pytest.mark.parametrize(
+    "source",
+    ["../../etc/passwd", "/etc/passwd.png", "a\0b.png", "..", "s3://bucket/../x.png?sig=/../..",
+     "x" * 500, "\n", "", "C:\\..\\x", "日本/語" * 100],
+)  # fmt: skip
+def test_masks_are_written_into_their_folder(tmp_path: Path, source: str) -> None:
+    """Whatever task data call the image. Seen failing with the name of the source as it is."""
+    path = tmp_path / mask_name(make_image(source=source))
+    path.write_bytes(b"")
+    assert path.resolve().parent == tmp_path.resolve()
+    assert list(tmp_path.iterdir()) == [path]
