@@ -6,10 +6,13 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ml_backend.checks import Check
+from ml_backend.doctor_home import examine_home
 from ml_backend.doctor_project import examine_project
+from ml_backend.doctor_workers import examine_workers
 from ml_backend.errors import BackendError
 from ml_backend.label_studio import LabelStudio
 from ml_backend.settings import SECRETS_FILE, Settings
@@ -35,6 +38,8 @@ def examine(
     Nothing raises: what cannot be looked at is a check with ok None or False.
     """
     checks = [_secrets(settings), _disk(settings.home), _worker(settings.home, now())]
+    checks += examine_workers(settings, store, datetime.fromtimestamp(now(), UTC))
+    checks += examine_home(settings, store, now())
     server = list(_server(ls))
     checks += [*server, _backend(settings)]
     projects = [p for p in store.projects() if project_id in (None, p.id)]

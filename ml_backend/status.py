@@ -36,6 +36,7 @@ def project_status(settings: Settings, store: Store, project_id: int) -> dict[st
         "labels": dict(Counter(label.kind for label in labels.values())),
         "clicks": store.clicks(project_id),
         "rounds": [asdict(r) for r in store.rounds(project_id)],
+        "workers": [asdict(lease) for lease in store.leases() if lease.holder],
         "versions": [asdict(v) for v in store.versions(project_id)],
         "events_kept_aside": [
             {"event": e.id, "action": e.action, "why": e.error}
@@ -84,6 +85,14 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
             str(row["labels"] or ""),
             str(row["clicks"] or ""),
             "" if miou is None else f"{miou:.3f}",
-            escape(row["error"] or ""),
+            escape(_remarks(row)),
         )
     return [counts, rounds]
+
+
+def _remarks(row: dict[str, Any]) -> str:
+    """Why a round failed, when it is tried again, who took it over."""
+    parts = [row["error"], row["note"]]
+    if row["state"] == "failed" and row["retry_in_s"] is not None:
+        parts.insert(1, f"Tried again after {row['retry_in_s']:.0f} s (try {row['attempts']}).")
+    return " ".join(part for part in parts if part)
