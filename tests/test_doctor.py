@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from ml_backend.processes import BackendServer, LabelStudioServer, free_port
 from ml_backend.security import SECRET_HEADER
 from ml_backend.settings import Settings
 from ml_backend.store import Store
+from ml_backend.store.engine import VERSION_TABLE, known_revisions
 
 NOW = 1_000_000.0
 HOOK: dict[str, Any] = {
@@ -115,6 +118,7 @@ def test_everything_right(settings: Settings, store: Store) -> None:
     assert [c for c in checks.values() if c.ok is not True] == []
     assert set(checks) == {
         *("secrets", "disk space", "worker", "Label Studio", "token", "backend", "superpixels"),
+        *("listening", "database"),
         *("project 4", "label config", "webhook", "ML backend", "order of the queue"),
     }
 
@@ -284,6 +288,45 @@ def test_secrets(settings: Settings, store: Store) -> None:
     assert look(settings, store, Healthy())["secrets"].advice.startswith("chmod 600")
     (settings.home / "secrets.env").chmod(0o600)
     assert look(settings, store, Healthy())["secrets"].ok is True
+
+
+def test_listening_beyond_this_machine(settings: Settings, store: Store) -> None:
+    """Seen failing with the check of the serving settings left out."""
+    assert look(settings, store, Healthy())["listening"].ok is True
+    bare = replace(settings, host="0.0.0.0", webhook_secret="", media_key="")
+    check = look(bare, store, Healthy(webhooks=[]))["listening"]
+    assert check.ok is False
+    assert "PIXBAL_WEBHOOK_SECRET is unset and PIXBAL_HOST is 0.0.0.0" in check.detail
+    assert look(replace(settings, host="0.0.0.0"), store, Healthy())["listening"].ok is True
+
+
+def test_a_database_that_another_release_took_over(settings: Settings, store: Store) -> None:
+    """Seen failing with the revision compared to itself."""
+    newest = known_revisions()[-1]
+    check = look(settings, store, Healthy())["database"]
+    assert check.ok is True
+    assert f"revision {newest}" in check.detail
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+    check = look(settings, store, Healthy())["database"]
+    assert check.ok is False
+    assert f"revision 9999, this release knows up to {newest}" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("days", "ok", "says"),
+    [(0.5, True, "0.5 days old"), (8, None, "8.0 days old"), (None, None, "damaged")],
+)
+def test_age_of_the_backup(
+    settings: Settings, store: Store, days: float | None, ok: bool | None, says: str
+) -> None:
+    """Seen failing with the largest age doubled. Without any backup there is no such check."""
+    assert "backup" not in look(settings, store, Healthy())
+    made = datetime.fromtimestamp(NOW - (days or 0) * 86400, UTC).isoformat()
+    record = {"made_at": made, "path": "/b.zip"} if days is not None else ["no record"]
+    (settings.home / "last_backup.json").write_text(json.dumps(record))
+    check = look(settings, store, Healthy())["backup"]
+    assert (check.ok, says in check.detail) == (ok, True)
 
 
 def test_disk_of_a_home_that_is_not_made_yet(

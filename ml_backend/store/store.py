@@ -40,6 +40,11 @@ class Store(Projects, Queries, Events, Labels, Rounds, Leases):
             raise
         return cls(engine)
 
+    @property
+    def engine(self) -> Engine:
+        """For those who look at the database itself: back-up and doctor."""
+        return self._engine
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
