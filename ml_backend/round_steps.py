@@ -12,14 +12,16 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from label_config import ClassSchema
 from ml_backend import asking
-from ml_backend.errors import BackendError
+from ml_backend.errors import BackendError, LabelStudioError
+from ml_backend.failures import reason_of
 from ml_backend.ingest import apply_event
 from ml_backend.labels import trainable_labels
 from ml_backend.leases import project_lease
@@ -64,7 +66,8 @@ def reconcile_labels(runtime: Runtime, project_id: int, number: int) -> int:
     """Bring the label store to what Label Studio says; returns the labels that training can use."""
     runtime.store.update_round(project_id, number, state="reconciling")
     apply_pending_events(runtime.store)
-    report = reconcile(runtime.store, runtime.ls, project_id, datetime.now(UTC))
+    with _waiting_noted(runtime.store, project_id, number):
+        report = reconcile(runtime.store, runtime.ls, project_id, datetime.now(UTC))
     log.info("round %s: reconciled %s", number, report)
     return len(trainable_labels(runtime.store, project_id))
 
@@ -266,11 +269,25 @@ def push_round(runtime: Runtime, project_id: int, number: int) -> int:
     if number > 0:
         runtime.store.update_round(project_id, number, state="pushing")
     scores = PoolScores.load(runtime.scores_path(project_id, number))
-    return push_questions(
-        runtime.settings,
-        runtime.store,
-        runtime.ls,
-        runtime.project(project_id),
-        after_round=number,
-        scores=scores,
-    )
+    with _waiting_noted(runtime.store, project_id, number):
+        return push_questions(
+            runtime.settings,
+            runtime.store,
+            runtime.ls,
+            runtime.project(project_id),
+            after_round=number,
+            scores=scores,
+        )
+
+
+@contextmanager
+def _waiting_noted(store: Store, project_id: int, number: int) -> Iterator[None]:
+    """While Label Studio fails a step that is tried again, the round's record says why."""
+    try:
+        yield
+    except LabelStudioError as error:
+        if number > 0:
+            store.update_round(project_id, number, error=reason_of(error))
+        raise
+    if number > 0:
+        store.update_round(project_id, number, error=None)

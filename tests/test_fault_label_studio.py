@@ -27,8 +27,10 @@ from ml_backend.label_studio import LabelStudio, Refused, Unreachable
 from ml_backend.label_studio_errors import LEGACY_TOKEN_HINT
 from ml_backend.processes import BackendServer, LabelStudioServer, free_port
 from ml_backend.reconcile import reconcile
+from ml_backend.round_steps import push_round, reconcile_labels, score_round
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings, ensure_secrets
+from ml_backend.status import project_status
 from ml_backend.store import Project, Store
 from ml_backend.worker import Worker
 from training.regions import RegionId
@@ -169,8 +171,7 @@ def until_done(what: Callable[[], object], tries: int = 60) -> int:
 def test_a_push_through_faults_goes_on_and_doubles_nothing(site: Site, seed: int) -> None:
     """Answers lost after the import was made are the hard case.
 
-    Seen failing (tasks pushed twice) with `adopt_uncertain` setting all rows back to "planned", and
-    with `repeat=False` left out of `_import_page`.
+    Seen failing (tasks pushed twice) with `adopt_uncertain` setting all rows back to "planned".
     """
     ls = site.client(attempts=2)
     project = site.project(ls)
@@ -182,7 +183,7 @@ def test_a_push_through_faults_goes_on_and_doubles_nothing(site: Site, seed: int
 
 @pytest.mark.guarantee(12)
 def test_a_lost_answer_to_the_import_is_adopted(site: Site) -> None:
-    """Seen failing as the test above; here the one request that matters is hit for certain."""
+    """Seen failing as the test above, and with `repeat=False` left out of `_import_page`."""
     ls = site.client()
     project = site.project(ls)
     hits = iter([Fault.LOST_ANSWER])
@@ -202,7 +203,7 @@ def test_a_lost_answer_to_the_import_is_adopted(site: Site) -> None:
 @pytest.mark.guarantee(12)
 @pytest.mark.usefixtures("small_pages")
 def test_a_walk_through_faults_deletes_nothing_and_ends_right(site: Site) -> None:
-    """Seen failing with `vanished` computed in a `finally` of the walk."""
+    """Seen failing with the listing ending quietly where a page of it fails."""
     ls = site.client(attempts=2)
     project = site.project(ls, pushed=True)
     count = len(site.store.queries(project.id)) // 2
@@ -248,8 +249,7 @@ def test_retry_after_is_waited_for(site: Site) -> None:
 def test_a_server_that_is_away_or_slow_is_named(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Doctor and error say it; afterwards work goes on. Seen failing with the time limit ignored
-    (`timeout_s` not handed to the HTTP client)."""
+    """Doctor and error say it; afterwards work goes on. Seen failing with `timeout_s` ignored."""
     ls = site.client()
     project = site.project(ls, pushed=True)
     site.proxy.plan = lambda _: Fault.RESET
@@ -269,6 +269,31 @@ def test_a_server_that_is_away_or_slow_is_named(
     site.proxy.plan = lambda _: Fault.PASS
     assert reconcile(site.store, ls, project.id, datetime.now(UTC)).withdrawn == 0
     site.assert_pushed_once(project)
+
+
+@pytest.mark.guarantee(12)
+def test_a_round_that_waits_says_what_for(site: Site) -> None:
+    """In the round's record and in `pixbal status`, until it goes on. Seen failing with the note
+    left out of `round_steps`."""
+    ls = site.client(attempts=1)
+    project = site.project(ls)
+    runtime = Runtime(site.settings, site.store, ls)
+    score_round(runtime, project.id, 0)
+    scores = runtime.scores_path(project.id, 0)
+    runtime.scores_path(project.id, 1).write_bytes(scores.read_bytes())
+    site.store.start_round(project.id, 1, "labels", f"waiting {project.id}")
+    for step, state in ((reconcile_labels, "reconciling"), (push_round, "pushing")):
+        site.proxy.plan = lambda _: Fault.ERROR
+        with pytest.raises(LabelStudioError):
+            step(runtime, project.id, 1)
+        (shown,) = project_status(site.settings, site.store, project.id)["rounds"]
+        assert shown["state"] == state
+        assert "answered 500" in shown["error"]
+        site.proxy.plan = lambda _: Fault.PASS
+        step(runtime, project.id, 1)
+        row = site.store.round(project.id, 1)
+        assert row is not None
+        assert row.error is None
 
 
 @pytest.mark.guarantee(12)

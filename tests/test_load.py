@@ -29,7 +29,7 @@ from training.config import CONFIGS
 
 RecordProperty = Callable[[str, object], None]
 # The promise is 250 and 100 ms; a machine that runs other things beside may take this long.
-GENEROUS_MS = 5000.0
+GENEROUS_MS = 10_000.0
 
 
 @pytest.mark.slow
@@ -40,8 +40,7 @@ def test_events_are_acknowledged_beside_training(
 ) -> None:
     """Every request gets a 2xx and every acknowledged event is stored, while real trainings run.
 
-    Seen failing with the insert left out of `Events.record_event`, and with the training done
-    inside the webhook's request.
+    Seen failing with every seventh event acknowledged and not inserted (`Events._record`).
     """
     found = answers_beside_training(tmp_path, LoadSize() if full_size else QUICK)
     assert (found.failed, found.lost) == (0, 0)
