@@ -37,8 +37,8 @@ def entry(tmp_path: Path) -> PoolEntry:
 
 
 def ask(entry: PoolEntry, query: str, seed: int = 0, **changes: Any) -> Annotator:
-    noise = changes.pop("noise", OracleNoise())
-    method = Method(query=query, stages=1, noise=noise)
+    noise, least = changes.pop("noise", OracleNoise()), changes.pop("method_min_share", None)
+    method = Method(query=query, stages=1, noise=noise, min_share=least)
     regions = entry.image.with_name("regions.npz")
     short_side = changes.pop("short_side", None)
     return annotator(entry, regions, CLASSES, DataConfig(**changes), method, seed, short_side)
@@ -60,6 +60,9 @@ def test_void_is_no_answer_without_undefined(entry: PoolEntry) -> None:
 
 def test_small_classes_are_overlooked_where_asked(entry: PoolEntry) -> None:
     assert ask(entry, "multi", trim=0, min_share=0.05).clicks.tolist() == [1, 2, 1, 1]
+    for least, clicks in ((0.05, [1, 2, 1, 1]), (0.5, [1, 1, 1, 1]), (0.0, [1, 2, 1, 2])):
+        of_method = ask(entry, "multi", trim=0, min_share=0.4, method_min_share=least)
+        assert of_method.clicks.tolist() == clicks
 
 
 def test_dominant_ticks_the_largest(entry: PoolEntry) -> None:

@@ -71,6 +71,7 @@ class Method:
     acquisition: str = "pixbal"
     superpixels: str = "seeds"
     side_px: int = 32
+    min_share: float | None = None  # annotators leave out classes below it; null = data.min_share
     side_share: float | None = None  # side as a share of the image's short side, instead of px
     tau: float = 0.1
     nu: float = 6.0
@@ -90,6 +91,10 @@ class Method:
         share = self.side_share
         ensure(
             share is None or 0 < share <= 1, f"{where}: side_share", "null or in (0, 1]", share
+        )  # fmt: skip
+        least = self.min_share
+        ensure(
+            least is None or 0 <= least <= 1, f"{where}: min_share", "null or a share", least
         )  # fmt: skip
         ensure(4 <= self.side_px <= 4096, f"{where}: side_px", "4..4096 px", self.side_px)
         if self.query in ("mask", "pixels"):

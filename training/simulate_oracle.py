@@ -105,9 +105,10 @@ def full_item(entry: PoolEntry, folder: Path) -> SnapshotItem:
 def _multi(truth: _Truth) -> Annotator:
     """Every class of the region, a click each."""
     config, classes = truth.config, len(truth.classes)
+    least = truth.method.min_share
     targets = region_targets(
         truth.mask, truth.regions, classes, void=VOID, undefined=config.undefined,
-        trim=config.trim, min_share=config.min_share,
+        trim=config.trim, min_share=config.min_share if least is None else least,
     )  # fmt: skip
     if not truth.method.noise.none:
         main = _main(targets, truth)
