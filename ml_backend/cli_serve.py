@@ -62,6 +62,9 @@ def up() -> None:
     signal.signal(signal.SIGINT, stop)
     running = {name: subprocess.Popen(command) for name, command in commands.items()}
     click.echo(f"backend on {settings.public_url}, Label Studio at {settings.label_studio_url}")
+    click.echo(
+        f"the admin's page: {settings.public_url}/dashboard/ (password: PIXBAL_ADMIN_PASSWORD)"
+    )
     started = dict.fromkeys(commands, time.monotonic())
     while not stopping:
         for name, process in running.items():

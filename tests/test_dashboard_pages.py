@@ -140,6 +140,18 @@ def test_curve_and_bars_are_those_of_the_versions(shown: FlaskClient) -> None:
     assert bars[:4] == ["Sky", "Building", "Pole", "Road"]
 
 
+def test_failed_rounds_say_what_comes_next(client: FlaskClient, store: Store) -> None:
+    store.update_round(4, 5, attempts=2, retry_in_s=90.0, note="taken over from a lost worker")
+    text = " ".join(Page(client.get("/dashboard/projects/4").get_data(as_text=True)).text.split())
+    assert "failed try 2" in text
+    assert "tried again by itself after 1 min 30 s" in text
+    assert "taken over from a lost worker" in text
+    store.update_round(4, 5, retry_in_s=None)
+    assert "tried again when you start" in client.get("/dashboard/projects/4").get_data(
+        as_text=True
+    )
+
+
 def test_overview_of_a_new_home_says_what_to_do(tmp_path: Path) -> None:
     with Store.open(f"sqlite:///{tmp_path}/pixbal.db") as store:
         client = admin_client(admin_settings(tmp_path), store)
@@ -386,7 +398,7 @@ def evil(tmp_path: Path) -> Iterator[FlaskClient]:
     with busy_store(home, title=EVIL, schema_json=schema.to_json()) as store:
         store.add_images([make_image(image_id="f" * 24, source=EVIL, status="unreadable",
                                      reason=EVIL, path="", region_count=0)])  # fmt: skip
-        store.update_round(4, 5, error=EVIL, trigger=EVIL)
+        store.update_round(4, 5, error=EVIL, trigger=EVIL, note=EVIL)
         store.update_round(4, 6, state=EVIL)
         finished_round(store, home, 7, 0.5, classes=(EVIL, "Road"))
         event, _ = store.record_event(4, "ANNOTATION_CREATED", {"x": EVIL})

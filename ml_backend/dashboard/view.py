@@ -27,8 +27,6 @@ STATES: Mapping[str, str] = {
     "pushing": "pushing questions",
 }
 TRIGGERS: Mapping[str, str] = {"labels": "batch answered", "request": "asked for"}
-# The error itself says what to do where that is known.
-_RETRY = "The worker's log has the details. A failed round is tried again when you start training."
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class RoundLine:
 
     number: int
     state: str
+    attempt: str
     trigger: str
     labels: str
     clicks: str
@@ -57,6 +56,7 @@ class RoundLine:
     took: str
     error: str
     hint: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,28 @@ def round_lines(rounds: Iterable[Round], versions: Iterable[VersionRow]) -> list
             RoundLine(
                 number=row.number,
                 state=row.state if row.state in ENDED else STATES.get(row.state, row.state),
+                attempt="" if row.attempts < 2 else f"try {row.attempts}",
                 trigger=TRIGGERS.get(row.trigger, row.trigger),
                 labels="" if row.labels is None else str(row.labels),
                 clicks="" if row.clicks is None else str(row.clicks),
                 miou=percent(scores.get(row.number)),
                 took=_took(row),
                 error=row.error or "",
-                hint=_RETRY if row.state == "failed" else "",
+                hint=_hint(row),
+                note=row.note or "",
             )
         )
     return lines[::-1]
+
+
+def _hint(row: Round) -> str:
+    """What comes next; what to do, the error itself says where that is known."""
+    if row.state != "failed":
+        return ""
+    log = "The worker's log has the details."
+    if row.retry_in_s is not None:
+        return f"{log} The round is tried again by itself after {duration(row.retry_in_s)}."
+    return f"{log} The round is tried again when you start training."
 
 
 def _took(row: Round) -> str:
