@@ -359,7 +359,7 @@ def created(annotation_id: int = 1, **fields: Any) -> dict[str, Any]:
 
 @pytest.mark.guarantee(3)
 def test_duplicates_are_stored_once(client: FlaskClient, store: Store) -> None:
-    """Seen failing with all deliveries called new in `Events._record`; with unsorted digests."""
+    """Seen failing with every delivery called new in `Events._record`."""
     answers = [client.post("/webhook", json=created(), headers=SECRET) for _ in range(100)]
     assert [a.status_code for a in answers] == [201] + [200] * 99
     reordered = json.dumps(dict(reversed(created().items())))
