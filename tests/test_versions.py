@@ -77,14 +77,20 @@ def test_damaged_manifest(copy: Path, text: str) -> None:
 )
 def test_edited_manifest(copy: Path, key: str, value: object) -> None:
     path = copy / "version.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    sealed = json.loads(path.read_text())
+    for edited in (sealed | {key: value}, sealed["content"] | {key: value}):
+        path.write_text(json.dumps(edited))
+        _refused(copy)
+
+
+def _refused(copy: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         Version.load(copy)
 
 
 def test_weights_of_another_size(copy: Path) -> None:
     path = copy / "version.json"
-    manifest = json.loads(path.read_text())
+    manifest = json.loads(path.read_text())["content"]  # as the first release wrote it: no seal
     manifest["classes"] = ["only"]
     path.write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="does not fit its config"):

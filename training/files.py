@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,26 @@ def write_json(path: Path, value: object) -> None:
     """Write canonical JSON atomically."""
     data = json_bytes(value)
     write_atomically(path, lambda file: file.write(data))
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with its hash beside it, for a file that names all others by theirs."""
+    return {"content": dict(content), "sha256": hashlib.sha256(json_bytes(content)).hexdigest()}
+
+
+def unsealed(raw: Any) -> dict[str, Any]:
+    """The content of `sealed`; also one without a seal, as the first release wrote it.
+
+    Raises: ValueError where the content is not the one that was sealed.
+    """
+    if isinstance(raw, dict) and "format" in raw:
+        return raw
+    if not isinstance(raw, dict) or set(raw) != {"content", "sha256"}:
+        raise ValueError("it is not what was written")
+    content: dict[str, Any] = raw["content"]
+    if raw["sha256"] != hashlib.sha256(json_bytes(content)).hexdigest():
+        raise ValueError("it has changed since it was written")
+    return content
 
 
 def read_json(path: Path) -> Any:

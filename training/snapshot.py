@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import SnapshotError
-from training.files import file_sha256, json_bytes, read_json, write_json
+from training.files import file_sha256, json_bytes, read_json, sealed, unsealed, write_json
 from training.regions import RegionMap
 
 FORMAT = 1
@@ -108,7 +108,7 @@ def write_snapshot(
     try:
         manifest = _fill(temporary, tuple(classes), undefined, items, heldout)
         if not (out / "manifest.json").is_file():
-            write_json(temporary / "manifest.json", manifest)
+            write_json(temporary / "manifest.json", sealed(manifest))
             try:
                 os.rename(temporary, out)
             except OSError as error:
@@ -227,7 +227,7 @@ def _manifest_hash(manifest: Mapping[str, Any]) -> str:
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        manifest = read_json(path / "manifest.json")
+        manifest = unsealed(read_json(path / "manifest.json"))
         if manifest["format"] != FORMAT:
             raise SnapshotError(
                 f"Snapshot format {manifest['format']} is not {FORMAT}.", hint=_REMAKE
@@ -235,7 +235,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         return dict(manifest) | {"sha256": dict(manifest["sha256"])}
     except FileNotFoundError as error:
         raise SnapshotError(f"There is no snapshot at {path}.", hint=_REMAKE) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SnapshotError(f"{path}/manifest.json is damaged: {error}.", hint=_REMAKE) from error
 
 
@@ -255,7 +255,7 @@ def _snapshot(path: Path, manifest: Mapping[str, Any]) -> Snapshot:
             for entry in manifest["heldout"]
         )
         classes, undefined = tuple(manifest["classes"]), bool(manifest["undefined"])
-        # The manifest has no hash of its own: an edited one must not index past an array's end.
+        # One of the first release has no seal: edited, it must not index past an array's end.
         for item in items:
             _checked_labels(item, len(classes) + undefined)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,7 +12,7 @@ import torch
 from training.checkpoints import read_tensors
 from training.config import TrainConfig
 from training.errors import CheckpointError, ConfigError
-from training.files import file_sha256, read_json
+from training.files import file_sha256, read_json, sealed, unsealed
 from training.model import SegmentationModel, build
 from training.tensor_hash import tensors_hash
 
@@ -84,8 +84,8 @@ def version_manifest(
     snapshot_hash: str,
     sha256: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The content of a version's manifest, as JSON values."""
-    return {
+    """A version's manifest as JSON values, sealed with its hash."""
+    content = {
         "format": FORMAT,
         "name": name,
         "classes": list(classes),
@@ -96,11 +96,12 @@ def version_manifest(
         "snapshot_hash": snapshot_hash,
         "sha256": dict(sha256),
     }
+    return sealed(content)
 
 
 def _parse(path: Path) -> Version:
     try:
-        raw = read_json(path / MANIFEST)
+        raw = unsealed(read_json(path / MANIFEST))
         if raw["format"] != FORMAT:
             raise CheckpointError(f"Version format {raw['format']} is not {FORMAT}.", hint=_AGAIN)
         sha256 = {str(k): str(v) for k, v in raw["sha256"].items()}
@@ -119,5 +120,6 @@ def _parse(path: Path) -> Version:
         )
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no model version at {path}.", hint=_AGAIN) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+            ConfigError) as error:  # fmt: skip
         raise CheckpointError(f"{path}/{MANIFEST} is damaged: {error}.", hint=_AGAIN) from error
