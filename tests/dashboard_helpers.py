@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import re
+import shutil
+import sqlite3
+import tempfile
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +64,30 @@ def log_in(
     return client.post("/dashboard/login", data=form, **more)
 
 
-def busy_store(home: Path, labels: int = 8, **project: Any) -> Store:
-    """Project 4 after four finished rounds, one that failed and one that trains."""
+def busy_store(home: Path) -> Store:
+    """Project 4 after four finished rounds, one that failed and one that trains; a fresh copy."""
+    template = _busy_home()
+    shutil.copytree(template, home)
+    with contextlib.closing(sqlite3.connect(home / "pixbal.db")) as database, database:
+        move = "UPDATE pixbal_version SET path = replace(path, ?, ?)"
+        database.execute(move, (str(template), str(home)))
+    return Store.open(f"sqlite:///{home}/pixbal.db")
+
+
+@cache
+def _busy_home() -> Path:
+    """Made once: every write waits for the disk."""
+    home = Path(tempfile.mkdtemp(prefix="pixbal-busy-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    fill(home, labels=8).close()
+    return home
+
+
+def fill(home: Path, labels: int) -> Store:
+    """The busy store itself; a fifth of its questions is open."""
     home.mkdir(parents=True, exist_ok=True)
     schema = make_schema(*CLASSES)
-    store = make_store(home, make_project(schema=schema, **{"title": "Street scenes", **project}))
+    store = make_store(home, make_project(schema=schema, title="Street scenes"))
     store.add_images([make_image(image_id=f"{i:024x}", region_count=165) for i in range(60)])
     open_queries(store, 4, labels + labels // 4)
     asked = store.queries(4)

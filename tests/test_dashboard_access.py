@@ -22,9 +22,10 @@ from ml_backend.store import Store
 OPEN = ("dashboard.static", "dashboard.login", "dashboard.log_in")
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with make_store(tmp_path) as opened:
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Nothing here writes to it; what log-ins leave is in each test's own home."""
+    with make_store(tmp_path_factory.mktemp("store")) as opened:
         yield opened
 
 

@@ -395,7 +395,8 @@ def evil(tmp_path: Path) -> Iterator[FlaskClient]:
     """A project where every text that comes from outside is an attack."""
     schema = make_schema(EVIL, "Road")
     home = tmp_path / "evil"
-    with busy_store(home, title=EVIL, schema_json=schema.to_json()) as store:
+    with busy_store(home) as store:
+        store.update_project(4, title=EVIL, schema_json=schema.to_json())
         store.add_images([make_image(image_id="f" * 24, source=EVIL, status="unreadable",
                                      reason=EVIL, path="", region_count=0)])  # fmt: skip
         store.update_round(4, 5, error=EVIL, trigger=EVIL, note=EVIL)
