@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -18,7 +20,12 @@ from training.atomic import write_atomically
 from training.errors import CheckpointError
 
 FORMAT = 1
-_DAMAGE = (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+# What zipfile, zlib, numpy and json raise on files with flipped bits.
+_DAMAGE = (
+    OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, MemoryError,
+    OverflowError, RuntimeError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

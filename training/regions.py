@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ _REMAKE = "Make the region map again from the image, with the same method and pa
 # What zipfile, zlib, numpy and json raise on files with flipped bits.
 _DAMAGE = (
     OSError, EOFError, LookupError, TypeError, ValueError, AttributeError, MemoryError,
-    OverflowError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error, RegionMapError,
+    OverflowError, RuntimeError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    struct.error, RegionMapError,
 )  # fmt: skip
 
 
