@@ -154,7 +154,9 @@ class Fetcher:
 
         own = self._is_own(url)
         request_url, headers, extensions = (
-            (url, dict(self.headers()), {}) if own else self._pinned(urlsplit(url))
+            (url, dict(self.headers()) if self._gets_token(url) else {}, {})
+            if own
+            else self._pinned(urlsplit(url))
         )
         limits = httpx.Timeout(min(30.0, self.timeout_s))
         try:
@@ -181,26 +183,32 @@ class Fetcher:
             ) from error
 
     def _is_own(self, url: str) -> bool:
-        """Whether this is a file of Label Studio, which gets the token.
+        """Whether this is Label Studio's origin, which may be private.
 
         Raises:
-            FetchError: it is of Label Studio, and no file; or the address can be read in two ways.
+            FetchError: the address can be read in two ways.
         """
-        parts = urlsplit(url)
+        netloc = urlsplit(url).netloc
         # Who reads "host\\@other" or "a:b@host" how is nobody's guess.
-        if "@" in parts.netloc or "\\" in url or not url.isprintable() or " " in parts.netloc:
+        if "@" in netloc or "\\" in url or not url.isprintable() or " " in netloc:
             raise FetchError(f"{_shown(url)} is not a plain http(s) address.")
-        base = urlsplit(self.base_url)
-        prefix = base.path.rstrip("/")
-        if origin(url) != origin(self.base_url) or not parts.path.startswith(f"{prefix}/"):
-            return False
+        return origin(url) == origin(self.base_url)
+
+    def _gets_token(self, url: str) -> bool:
+        """Whether this is a file of Label Studio, not its API nor another site beside it.
+
+        Raises:
+            FetchError: it climbs out of its folder, or is Label Studio's log-in.
+        """
         _check_steps(url)
-        if not _OWN_FILES.match(unquote(parts.path.removeprefix(prefix))):
+        prefix = urlsplit(self.base_url).path.rstrip("/")
+        path = unquote(urlsplit(url).path)
+        if path.startswith(f"{prefix}/user/login"):
             raise FetchError(
-                f"{_shown(url)} is no file of Label Studio.",
-                "Uploads lie below /data/. Where it leads to a log-in, the token is not good.",
+                "Label Studio asks for a log-in instead of giving the file.",
+                "The token is not good, or its user may not see the project.",
             )
-        return True
+        return path.startswith(f"{prefix}/") and bool(_OWN_FILES.match(path.removeprefix(prefix)))
 
     def _pinned(self, parts: SplitResult) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The request to the very address that was checked: a second lookup could differ."""
