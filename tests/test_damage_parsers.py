@@ -86,10 +86,7 @@ def results(draw: Any) -> Any:
 @steady
 @given(results(), st.sampled_from([*TEMPLATES, "nonsense"]))
 def test_answers(result: Any, template: str) -> None:
-    """An answer that is read is one of the schema, and written and read again it is the same.
-
-    Seen failing with the type check of `_items` or of `_ticked` removed.
-    """
+    """An answer that is read is one of the schema, and written and read again it is the same."""
     try:
         answer = read_answer(result, SCHEMA, template)
     except LabelConfigError:
@@ -140,7 +137,7 @@ def configs(draw: Any) -> str:
 @steady
 @given(configs())
 def test_label_configs(text: str) -> None:
-    """What is read builds a config that reads the same. Seen failing with ParseError let go."""
+    """What is read builds a config that reads the same."""
     with contextlib.suppress(LabelConfigError):
         found = read(text)
         again = read(build(found.schema, found.template))
@@ -197,10 +194,7 @@ def _plain_trees(draw: Any) -> Any:
 @steady
 @given(class_files())
 def test_class_lists(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    """Read, it is a schema that its own JSON gives again, or a list of distinct names.
-
-    Seen failing with RecursionError, or the palette's types, not looked at.
-    """
+    """Read, it is a schema that its own JSON gives again, or a list of distinct names."""
     path = tmp_path_factory.getbasetemp() / "classes.json"
     path.write_bytes(data)
     with contextlib.suppress(LabelConfigError):
@@ -228,7 +222,7 @@ def test_deep_and_long_class_lists(tmp_path: Path) -> None:
 
 @pytest.mark.guarantee(20)
 def test_a_screen_of_five_thousand_classes_is_refused_at_once() -> None:
-    """It comes with every /predict. Seen failing as the class list of as many."""
+    """It comes with every /predict."""
     choices = "".join(f'<Choice value="c{i}" alias="{i}"/>' for i in range(4900))
     text = build(SCHEMA, "region_multiclass")
     start, end = text.index("<Choice "), text.rindex("</Choices>")

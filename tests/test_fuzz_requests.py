@@ -322,8 +322,8 @@ def say_good(watched: Watched, first: int) -> set[int]:
 def test_twenty_thousand_requests(
     watched: Watched, caplog: pytest.LogCaptureFixture, record_property: Any
 ) -> None:
-    """Seen failing with `_finite` of bodies removed (500), with `member(kept, "result")` removed
-    (an event that cannot be read), and with the event stored before the project is looked up.
+    """Seen failing with `_finite` of bodies removed (an event stored that is no JSON), and with
+    the event stored before the project is looked up.
     """
     caplog.set_level(logging.ERROR)
     good = say_good(watched, 0)
