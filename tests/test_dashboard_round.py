@@ -57,8 +57,10 @@ def page() -> Iterator[Page]:
 def test_a_round_from_the_page_leaves_no_secret_behind(
     stack: Stack, page: Page, tmp_path: Path
 ) -> None:
-    """Seen failing with the masking of logs taken out and the token logged by the worker, and with
-    the token among the worker's arguments."""
+    """Seen failing with the masking of logs taken out and the token logged by the worker.
+
+    test_security_search shows that the search finds files and arguments with a secret.
+    """
     write_scene_set(tmp_path / "scenes", train=3, heldout=1, seed=3)
     train = tmp_path / "scenes" / "train"
     said: list[str] = []
