@@ -24,7 +24,7 @@ def test_a_jump_neither_repeats_nor_stops_reconciliation(
 ) -> None:
     """Ten minutes, a walk each minute, a jump after five: eleven walks, a minute apart.
 
-    Seen failing with `time.time` in place of `time.monotonic`.
+    Not yet seen failing on purpose.
     """
     passed = 0.0
 

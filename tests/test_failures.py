@@ -225,7 +225,7 @@ def test_a_round_that_fails_has_a_reason_and_harms_nothing_else(
     tries: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Seen failing with an activation before the training, and without the rules for tries."""
+    """The version before serves; not yet seen failing on purpose."""
     assert site.train(1).version == "r1"
     with monkeypatch.context() as patch:
         reason = fault(site, patch)
@@ -246,8 +246,7 @@ def test_a_round_that_always_fails_ends_and_lets_others_pass(
 ) -> None:
     """Between its tries the round of another project is trained; on request it is tried again.
 
-    Seen failing with the bound on tries removed (it never ends), and with a pause that is waited
-    for inside the round (the other project waits for it).
+    Not yet seen failing on purpose.
     """
     real, order = rounds.run_round, []
 

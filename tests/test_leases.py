@@ -123,7 +123,7 @@ def test_time_in_which_nobody_could_look_is_not_silence(store: Store) -> None:
 def test_the_wall_clock_has_no_say(store: Store) -> None:
     """A holder whose clock is a day behind, or ahead, keeps its lease as long as it beats.
 
-    Seen failing with `renewed_at` compared instead of the beat.
+    Not yet seen failing on purpose.
     """
     clock = Clock()
     a, b = keepers(store, clock, "a", "b")
