@@ -120,7 +120,7 @@ def test_killed_before_the_rename(
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(rounds, "_finish", killed)
+        patch.setattr(rounds, "finish", killed)
         with pytest.raises(Stop):
             run_round(snapshot.path, tiny_config(), tmp_path / "v")
     seen: list[Progress] = []

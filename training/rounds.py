@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +25,7 @@ from training.dataset import (
     region_samples,
 )  # fmt: skip
 from training.device import pick_device, torch_threads
-from training.errors import CheckpointError, SnapshotError, TrainingError
+from training.errors import CheckpointError, SnapshotError
 from training.features_cache import FeatureCache
 from training.files import file_sha256, read_json, write_json
 from training.loop import Progress, Report, silent, train_stage
@@ -37,14 +33,13 @@ from training.losses import stage1_loss, stage2_loss
 from training.model import SegmentationModel, build
 from training.predict import evaluate
 from training.pseudo_label_files import write_pseudo_labels
+from training.round_folder import LABELS, claim, clear, finish, locked
 from training.snapshot import Snapshot
 from training.versions import FINAL, MANIFEST, STAGE1, Version, version_manifest
 
 log = logging.getLogger(__name__)
 
-LABELS = "pseudo_labels"  # folder of the last stage's targets, where they are kept
 REPEAT = 1_000_003  # added to the seed for every repetition of stage 2
-_LOCK, _ROUND = "lock", "round.json"
 
 
 def run_round(
@@ -84,14 +79,14 @@ def run_round(
         )
     partial = work or out.with_name(out.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    with _locked(partial), torch_threads(config.threads):
+    with locked(partial), torch_threads(config.threads):
         if (out / MANIFEST).is_file():  # published while this process waited for nothing
             return Version.load(out)
         if not resume:
-            _clear(partial)
-        _claim(partial, data, config)
+            clear(partial)
+        claim(partial, data, config)
         if (partial / MANIFEST).is_file():  # killed between its last file and its publication
-            _finish(partial, out, keep_labels)
+            finish(partial, out, keep_labels)
             return Version.load(out)
         cache = cache_dir or snapshot.resolve().parent / "features"
         task = _Round(data, config, partial, cache, progress or silent)
@@ -127,7 +122,7 @@ class _Round:
                 self.data.hash, {f: file_sha256(self.folder / f) for f in (STAGE1, FINAL)},
             ),
         )  # fmt: skip
-        _finish(self.folder, out, keep_labels)
+        finish(self.folder, out, keep_labels)
 
     def _trained(self, number: int) -> SegmentationModel:
         """The model of a stage, trained from the pretrained weights, or read if it is done."""
@@ -249,55 +244,3 @@ class _Round:
             return None
         model = build(self.config.model, self.data.num_outputs, seed=self.config.seed)
         return FeatureCache(self.cache_dir, model.to(self._device))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock falls with the process, however it ends."""
-    with open(folder / _LOCK, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TrainingError(
-                f"Another process trains in {folder}.", hint="Wait for it, or stop it."
-            ) from error
-        yield
-
-
-def _claim(partial: Path, data: Snapshot, config: TrainConfig) -> None:
-    """Mark the folder with what is trained in it; CheckpointError if that is something else."""
-    # Where it runs does not change what is trained.
-    same = replace(config, device="auto", threads=1, loader_threads=0, compile=False)
-    claim = {"snapshot": data.hash, "config": same.to_json()}
-    path = partial / _ROUND
-    if path.is_file():
-        try:
-            found = read_json(path)
-        except ValueError:
-            found = None
-        if found != claim:
-            raise CheckpointError(
-                f"{partial} was begun with another snapshot or config.",
-                hint="Call with resume=False to start over, or choose another output folder.",
-            )
-        return
-    write_json(path, claim)
-
-
-def _finish(partial: Path, out: Path, keep_labels: bool) -> None:
-    """Drop what only the training needed and publish the version."""
-    labels = {LABELS} if keep_labels else set()
-    _clear(partial, {MANIFEST, _ROUND, _LOCK, STAGE1, FINAL, *labels})
-    os.rename(partial, out)
-    (out / _ROUND).unlink()
-    (out / _LOCK).unlink()
-
-
-def _clear(folder: Path, keep: set[str] | None = None) -> None:
-    for path in folder.iterdir():
-        if path.name in (keep or {_LOCK}):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
