@@ -273,8 +273,7 @@ def test_a_server_that_is_away_or_slow_is_named(
 
 @pytest.mark.guarantee(12)
 def test_a_round_that_waits_says_what_for(site: Site) -> None:
-    """In the round's record and in `pixbal status`, until it goes on. Seen failing with the note
-    left out of `round_steps`."""
+    """In the round's record and in `pixbal status`, until it goes on."""
     ls = site.client(attempts=1)
     project = site.project(ls)
     runtime = Runtime(site.settings, site.store, ls)

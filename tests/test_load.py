@@ -59,7 +59,7 @@ def test_memory_stays_flat(
     """Ten thousand events and predictions beside five rounds (few here, without a bound): no event
     lost, all applied, memory of the web processes and of the training process grows under 5 %.
 
-    Seen failing with a list in `protocol.webhook` that keeps every payload.
+    Not yet seen failing on purpose.
     """
     size = LoadSize() if full_size else QUICK
     found = growth(tmp_path, size)
