@@ -20,6 +20,7 @@ from training.model import SegmentationModel
 
 log = logging.getLogger(__name__)
 
+_SUFFIXES = (".safetensors", ".json")
 KEEP = 2  # the newest, and one before it in case the newest is damaged
 
 
@@ -49,9 +50,11 @@ class Checkpoints:
         digest = write_tensors(path, tensors)
         # Written last: a checkpoint without it does not exist.
         write_json(path.with_suffix(".json"), {"epoch": epoch, "sha256": digest})
-        for old in self._epochs()[KEEP:]:
-            self._path(old).with_suffix(".json").unlink(missing_ok=True)
-            self._path(old).unlink(missing_ok=True)
+        kept = {self._path(e).with_suffix(ext) for e in self._epochs()[:KEEP] for ext in _SUFFIXES}
+        # Records first: weights whose record is gone are no checkpoint. What a killed writer left
+        # half done goes, too.
+        for old in sorted(set(self.folder.iterdir()) - kept):
+            old.unlink(missing_ok=True)
 
     def restore(
         self,
