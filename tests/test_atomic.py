@@ -105,7 +105,7 @@ def filled(model: Model, optimiser: torch.optim.Optimizer, epoch: int) -> bool:
 def test_a_killed_writer_leaves_old_or_new(
     tmp_path: Path, record_property: Callable[[str, Any], None]
 ) -> None:
-    """Seen failing with files written in place instead of `write_atomically`."""
+    """Seen failing with the record of a checkpoint written before its weights."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", KILLER, str(tmp_path), str(KILLS)],
