@@ -18,7 +18,7 @@ test: setup browser lint  ## every test
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 reliability: setup browser  ## the tests of every promise, loads at full size; writes docs/reliability.*
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --reliability docs $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --reliability=docs $(ARGS)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
