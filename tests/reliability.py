@@ -1,6 +1,6 @@
 """The register of promises: which tests show each, what the last run of them found.
 
-`make reliability` runs every test marked `guarantee(N)` (also as `pytest --reliability docs`) and
+`make reliability` runs every test marked `guarantee(N)` (also as `pytest --reliability=docs`) and
 writes docs/reliability.json and docs/reliability.md. Tests give figures with `record_property`.
 """
 
