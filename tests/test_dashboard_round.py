@@ -31,13 +31,16 @@ MAY_HOLD_SECRETS = {"secrets.env": "the file made for them"}
 def stack(label_studio: LabelStudioServer, tmp_path: Path) -> Iterator[Stack]:
     """With a personal token, whose short-lived ones are secrets too, and all that can be logged."""
     headers = {"Authorization": f"Token {label_studio.token}"}
-    made = httpx.post(f"{label_studio.url}/api/token/", headers=headers)
-    extra = {"LABEL_STUDIO_API_KEY": made.json()["token"], "PIXBAL_LOG_LEVEL": "DEBUG"}
+    token = httpx.post(f"{label_studio.url}/api/token/", headers=headers).json()["token"]
+    extra = {"LABEL_STUDIO_API_KEY": token, "PIXBAL_LOG_LEVEL": "DEBUG"}
     stack = Stack(tmp_path / "stack", label_studio, extra)
     stack.backend.start()
     stack.worker.start()
     yield stack
     stack.stop()
+    # A user has one at a time, and other tests make theirs.
+    revoked = f"{label_studio.url}/api/token/blacklist/"
+    httpx.post(revoked, headers=headers, json={"refresh": token}).raise_for_status()
 
 
 @pytest.fixture
