@@ -56,7 +56,9 @@ def test_a_lost_worker_is_replaced_and_refused(
     how: str,
     point: str,
 ) -> None:
-    """One round, one version, no late write; not yet seen failing on purpose."""
+    """One round, one version, no late write. Seen failing (a late write; SQLite, mute) with
+    `check_fence` returning at once.
+    """
     tiny = TinyProject(
         tmp_path / "tiny", label_studio, PIXBAL_LEASE_S="3", PIXBAL_WORKER_ID="first",
         **databases, **({MUTE: "1"} if how == "mute" else {}),

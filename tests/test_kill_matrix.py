@@ -75,7 +75,9 @@ def test_killed_anywhere(
     tmp_path: Path,
     record_property: Callable[[str, Any], None],
 ) -> None:
-    """Eleven points, one process; not yet seen failing on purpose."""
+    """Eleven points, one process. Seen failing (the worker; orphaned tasks in Label Studio) with
+    `adopt_uncertain` planning every uncertain question again.
+    """
     tiny = TinyProject(tmp_path / which.replace(" ", "-"), own_label_studio)
     stack = tiny.stack
     try:
