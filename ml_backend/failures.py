@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 
+from sqlalchemy.exc import DBAPIError
+
 from ml_backend.errors import BackendError, LabelStudioError
 from training.errors import OutOfMemory, TrainingError
 
 TRIES = 3  # without a request; a failure that is always the same ends after these
 LONGEST_PAUSE_S = 600.0
+DISK_FULL = "The disk is full: make room below PIXBAL_HOME. What was trained is kept."
+_PG_DISK_FULL = "53100"
 
 
 def transient(error: BaseException) -> bool:
@@ -44,14 +48,23 @@ def reason_of(error: BaseException) -> str:
     """What failed, for the round's record: the type, the message, and what to do."""
     error = cause_of(error)
     hint = getattr(error, "hint", "") or _hint(error)
-    text = str(error) or type(error).__name__
+    # SQLAlchemy's own text also has the statement, its values and a link.
+    text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
     kind = "" if isinstance(error, BackendError | TrainingError) else f"{type(error).__name__}: "
     return f"{kind}{text}" + (f" {hint}" if hint and hint not in text else "")
 
 
+def disk_is_full(error: BaseException) -> bool:
+    """Whether a file or the database could not grow; each says so in its own way."""
+    if isinstance(error, DBAPIError):
+        server = getattr(error.orig, "sqlstate", None) == _PG_DISK_FULL
+        return server or "disk is full" in str(error.orig)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _hint(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "The disk is full: make room below PIXBAL_HOME. What was trained is kept."
+    if disk_is_full(error):
+        return DISK_FULL
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return "A limit on the size of files is in the way (ulimit -f)."
     # PyTorch says this of the GPU and, in other words, of the machine's own memory.

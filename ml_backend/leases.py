@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from sqlalchemy.exc import DBAPIError
+
 from ml_backend.errors import Conflict, LeaseLost
+from ml_backend.failures import reason_of
 from ml_backend.store import Lease, Store, fenced
 
 log = logging.getLogger(__name__)
@@ -174,8 +177,20 @@ class Keeper:
                 yield True
         finally:
             for name in reversed(taken):
-                self.release(name)
-                self._turn_of(name).release()
+                self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        """Give a lease back, to the others and to the threads of this process.
+
+        Where the store cannot be written (a full disk), the lease stays ours and falls silent: the
+        next turn here takes it at once, another worker after `ttl_s`.
+        """
+        try:
+            self.release(name)
+        except DBAPIError as error:
+            log.warning("lease %s could not be given back: %s", name, reason_of(error))
+        finally:
+            self._turn_of(name).release()
 
     def _turn_of(self, name: str) -> threading.Lock:
         with self._guard:

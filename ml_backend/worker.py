@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 import signal
@@ -13,24 +12,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sqlalchemy.exc import DBAPIError
+
 from ml_backend import asking, round_steps, workflow
+from ml_backend.cycle import Cycle
 from ml_backend.errors import BackendError, LeaseLost
 from ml_backend.failures import reason_of
 from ml_backend.label_studio import LabelStudio
-from ml_backend.labels import count_changes, trainable_labels, trained_labels
-from ml_backend.leases import Keeper, give_up, project_lease, worker_lease
+from ml_backend.leases import Keeper, give_up, project_lease
 from ml_backend.locks import file_lock, worker_lock
 from ml_backend.logs import configure_logging
 from ml_backend.push import push_questions
 from ml_backend.reconcile import reconcile
+from ml_backend.rescue import Rescue
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.state import CycleState, Step, next_step
-from ml_backend.store import Event, Project, Round, Store
-from training.errors import SnapshotError, TrainingError
+from ml_backend.store import Project, Store
+from training.errors import TrainingError
 from training.pool_scores import PoolScores
-from training.regions import RegionId
-from training.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -45,30 +45,30 @@ class Worker:
     runtime: Runtime
     stop: threading.Event = field(default_factory=threading.Event)
     keeper: Keeper = field(init=False)
+    cycle: Cycle = field(init=False)
+    rescue: Rescue = field(init=False)
     _reconcile_at: dict[int, float] = field(default_factory=dict)
     _decided: float = 0.0
-    _looked_for_lost: float = -math.inf
-    _trained: dict[tuple[int, int], dict[RegionId, tuple[str, ...]]] = field(default_factory=dict)
-    # When to try a failed round again, by its tries: seconds of the steady clock.
-    _retry_at: dict[tuple[int, int, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         settings = self.runtime.settings
-        self.keeper = Keeper(self.runtime.store, settings.worker_id, settings.lease_s)
+        store = self.runtime.store
+        self.keeper = Keeper(store, settings.worker_id, settings.lease_s)
+        self.cycle = Cycle(self.runtime)
+        self.rescue = Rescue(store, self.keeper, settings.retry_s)
 
     def run(self) -> None:
         """Take up what was running, then poll until stopped."""
-        self.requeue()
         self.heartbeat()
         log.info("worker %s ready: home %s", self.keeper.worker_id, self.runtime.settings.home)
         while not self.stop.is_set():
             try:
-                self.take_over()
+                self.rescue.look()
                 self.tick()
             except LeaseLost as error:
                 give_up(error)
-            except BackendError as error:
-                log.warning("%s", error)
+            except (BackendError, DBAPIError) as error:
+                log.warning("%s", reason_of(error))
             except Exception:
                 log.exception("the worker goes on after an unexpected error")
             self.stop.wait(self.runtime.settings.poll_s)
@@ -91,7 +91,7 @@ class Worker:
             except LeaseLost as error:
                 give_up(error)
             except Exception as error:  # the database is away, the disk is full
-                log.warning("no heartbeat: %s", error)
+                log.warning("no heartbeat: %s", reason_of(error))
 
     def heartbeat(self) -> None:
         """Say that the worker is alive; `pixbal doctor` and the health check read it."""
@@ -100,44 +100,13 @@ class Worker:
         temporary.write_text(f"{time.time():.3f}\n", encoding="ascii")
         os.replace(temporary, path)
 
-    def requeue(self) -> None:
-        """Queue again every round whose row was written and whose workflow was not."""
-        for project in self.runtime.store.projects():
-            for row in self.runtime.store.rounds(project.id):
-                if row.state not in ("done", "failed"):
-                    workflow.start(row)
-
-    def take_over(self) -> None:
-        """Go on with rounds whose worker is lost: it was silent for `PIXBAL_LEASE_S`, or stopped.
-
-        Taking its lease fences it off first, should it only have been frozen.
-        """
-        now = time.monotonic()
-        if now - self._looked_for_lost < 2 * self.keeper.beat_s:
-            return
-        self._looked_for_lost = now
-        store, own = self.runtime.store, self.keeper.worker_id
-        for project in store.projects():
-            for row in store.rounds(project.id):
-                if row.state in ("done", "failed"):
-                    continue
-                lost = workflow.executor_of(row)
-                if lost in (None, own) or not self.keeper.take(worker_lease(str(lost))):
-                    continue
-                log.warning("round %s of project %s: taken over from worker %s", row.number,
-                            project.id, lost)  # fmt: skip
-                note = f"worker {lost} was lost; taken over by {own}"
-                store.update_round(project.id, row.number, note=note)
-                workflow.recover(str(lost))
-                self.keeper.release(worker_lease(str(lost)))
-
     def tick(self) -> None:
         """One look: events, reconciliation, then what each project needs."""
         store = self.runtime.store
         came = round_steps.apply_pending_events(store)
         self._push_requested()
         found = self._reconcile_due()
-        requests = self._requests()
+        requests = self.cycle.requests()
         now = time.monotonic()
         if not (came or found or requests) and now - self._decided < DECIDE_EVERY_S:
             return
@@ -145,9 +114,6 @@ class Worker:
         for project in store.projects():
             if project.template != "image_masks":
                 self.advance(project)
-
-    def _requests(self) -> list[Event]:
-        return self.runtime.store.pending_events(actions=round_steps.TRAIN_ACTIONS)
 
     def _push_requested(self) -> None:
         """Push for those who asked; what fails is kept aside with its reason, not tried again."""
@@ -186,64 +152,15 @@ class Worker:
                 changed = True
         return changed
 
-    def state(self, project: Project) -> CycleState:
-        """Count what `next_step` decides on."""
-        store = self.runtime.store
-        rounds = store.rounds(project.id)
-        last = rounds[-1] if rounds else None
-        labels = trainable_labels(store, project.id)
-        queries = store.queries(project.id)
-        by_status: dict[str, int] = {}
-        for query in queries:
-            by_status[query.status] = by_status.get(query.status, 0) + 1
-        pool = store.images(project.id, split="pool", status="ready")
-        done = [r for r in rounds if r.state == "done"]
-        before = self._labels_of(done[-1]) if done else {}
-        return CycleState(
-            running=last is not None and last.state not in ("done", "failed"),
-            requested=any(e.project_id == project.id for e in self._requests()),
-            open_queries=by_status.get("open", 0),
-            unpushed_queries=by_status.get("planned", 0) + by_status.get("pushing", 0),
-            pool_left=sum(i.region_count for i in pool) - len(queries),
-            trainable=len(labels),
-            new_labels=count_changes(labels, before),
-            train_every=project.train_every,
-            failed=last is not None and last.state == "failed",
-            retry_due=last is not None and self._retry_due(last),
-        )
-
-    def _retry_due(self, row: Round) -> bool:
-        """Whether the pause after a failure is over, counted from when this worker saw it."""
-        if row.state != "failed" or row.retry_in_s is None:
-            return False
-        key = (row.project_id, row.number, row.attempts)
-        now = time.monotonic()
-        return now >= self._retry_at.setdefault(key, now + row.retry_in_s)
-
-    def _labels_of(self, row: Round) -> dict[RegionId, tuple[str, ...]]:
-        key = (row.project_id, row.number)
-        if key not in self._trained:
-            path = self.runtime.snapshot_dir(*key)
-            try:
-                self._trained[key] = trained_labels(Snapshot.load(path))
-            except SnapshotError as error:
-                log.warning(
-                    "snapshot of round %s cannot be read, so all labels are new: %s",
-                    row.number,
-                    error,
-                )
-                self._trained[key] = {}
-        return self._trained[key]
-
     def advance(self, project: Project) -> Step:
         """Do the one thing that the project needs, unless another worker is at it."""
-        state = self.state(project)
+        state = self.cycle.state(project)
         step = next_step(state)
         if step in (Step.WAIT, Step.DONE) and not state.requested:
             return step
         with self.keeper.turn(project_lease(project.id), wait=False) as held:
             # Looked at again: meanwhile another worker may have done it.
-            return self._advance(project, self.state(project)) if held else Step.WAIT
+            return self._advance(project, self.cycle.state(project)) if held else Step.WAIT
 
     def _advance(self, project: Project, state: CycleState) -> Step:
         step = next_step(state)
@@ -255,13 +172,13 @@ class Worker:
         if state.requested and not state.running:
             if step is not Step.TRAIN:
                 log.info("project %s: asked to train, but no label is new", project.id)
-            for event in self._requests():
+            for event in self.cycle.requests():
                 if event.project_id == project.id:
                     self.runtime.store.finish_event(event.id)
         return step
 
     def start_round(self, project: Project, trigger: str) -> None:
-        """Record the round, then queue it; killed in between, `requeue` queues it."""
+        """Record the round, then queue it; killed in between, `Rescue` queues it."""
         store = self.runtime.store
         rounds = store.rounds(project.id)
         last = rounds[-1] if rounds else None

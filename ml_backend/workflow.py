@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
@@ -28,9 +30,13 @@ log = logging.getLogger(__name__)
 QUEUE = "rounds"
 # A fixed version: an upgraded worker goes on with the rounds of the one before it.
 WORKFLOW_VERSION = "1"
+# How often a round goes on after the death of its worker (an upgrade, a power cut, a kernel that
+# kills what takes too much memory); then it fails with that reason.
+MOST_RECOVERIES = 20
 SUPERSEDED = -1  # of _reconcile: another try at the round, or another engine, has finished it
 
 _active: tuple[Runtime, Keeper] | None = None
+_running: set[str] = set()  # ids of the workflows that a thread of this process is in
 
 
 def configure(runtime: Runtime, keeper: Keeper) -> None:
@@ -125,9 +131,18 @@ def _finish(project_id: int, number: int, error: Exception | None) -> None:
         runtime.store.update_round(project_id, number, finished_at=datetime.now(UTC), **state)
 
 
-@DBOS.workflow(name="round")
+@DBOS.workflow(name="round", max_recovery_attempts=MOST_RECOVERIES)
 def round_workflow(project_id: int, number: int) -> str:
     """reconcile -> snapshot -> train -> publish -> score -> push; returns "done" or "failed"."""
+    key = str(DBOS.workflow_id)
+    _running.add(key)
+    try:
+        return _play_round(project_id, number)
+    finally:
+        _running.discard(key)
+
+
+def _play_round(project_id: int, number: int) -> str:
     try:
         if _reconcile(project_id, number) == SUPERSEDED:
             return "superseded"
@@ -176,10 +191,30 @@ def start(row: Round) -> None:
         DBOS.enqueue_workflow(QUEUE, round_workflow, row.project_id, row.number)
 
 
-def executor_of(row: Round) -> str | None:
-    """The worker that a round is pending at; None where none has it: unknown, queued or ended."""
+@dataclass(frozen=True)
+class EngineState:
+    """What the engine knows of a round: unknown, queued, pending at a worker, or ended (how)."""
+
+    kind: Literal["unknown", "queued", "pending", "ended"]
+    worker: str | None = None
+    how: str = ""
+
+
+def engine_state(row: Round) -> EngineState:
+    """Where a round is in the engine; its row may say something else after an accident."""
     status = DBOS.get_workflow_status(row.workflow_id)
-    return status.executor_id if status is not None and status.status == "PENDING" else None
+    if status is None:
+        return EngineState("unknown")
+    if status.status == "PENDING":
+        return EngineState("pending", status.executor_id)
+    if status.status in ("ENQUEUED", "DELAYED"):
+        return EngineState("queued")
+    return EngineState("ended", how=str(status.status))
+
+
+def runs_here(row: Round) -> bool:
+    """Whether a thread of this process is in the round."""
+    return row.workflow_id in _running
 
 
 def recover(worker_id: str) -> None:

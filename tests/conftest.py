@@ -7,9 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from postgres import PostgresServer, find_postgres
+
+if TYPE_CHECKING:
+    from desk import Site
 
 pytest_plugins = ["servers", "reliability", "pytester"]
 
@@ -37,6 +41,14 @@ def postgres() -> Iterator[None]:
     finally:
         os.environ.pop(POSTGRES_URL, None)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A real worker over two projects, beside a Label Studio that is lists."""
+    from desk import open_site  # imports torch and the engine
+
+    yield from open_site(tmp_path)
 
 
 def _data_root() -> Path:
