@@ -14,6 +14,7 @@ from ml_backend.connect import connect
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.from_project import sources_of_project
 from ml_backend.label_studio import LabelStudio
+from ml_backend.leases import holding
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.masks import show_masks
 from ml_backend.pool import Cut, ImportReport, Source, import_images, list_heldout, list_sources
@@ -250,10 +251,11 @@ def train_config(spec: str, overrides: tuple[str, ...], seed: int) -> TrainConfi
 
 def _first_questions(settings: Settings, store: Store, ls: LabelStudio, project: Project) -> int:
     """Push the seeded random batch of a fresh project, or finish a push that was cut off."""
-    from ml_backend.worker import Worker
+    from ml_backend.round_steps import push_next
 
     queries = store.queries(project.id)
     if queries and all(q.status not in ("planned", "pushing") for q in queries):
         return 0
-    Worker(Runtime(settings, store, ls)).push(project)
+    with holding(store, settings.lease_s, project.id):
+        push_next(Runtime(settings, store, ls), project)
     return len([q for q in store.queries(project.id, status="open") if q not in queries])

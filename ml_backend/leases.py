@@ -219,6 +219,43 @@ class Keeper:
         return True
 
 
+@contextmanager
+def holding(store: Store, lease_s: float, project_id: int, *, wait: bool = True) -> Iterator[None]:
+    """Hold a project's lease for a command, which is no worker.
+
+    Raises:
+        Conflict: somebody else holds it and `wait` is false.
+        LeaseLost: from writes inside, where this process stood still and lost it.
+    """
+    keeper, name = Keeper(store, f"command-{os.getpid()}", lease_s), project_lease(project_id)
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(keeper.beat_s):
+            try:
+                keeper.beat()
+            except LeaseLost:
+                return  # the next write inside says so
+            except Exception as error:
+                log.warning("no heartbeat: %s", reason_of(error))
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        with keeper.turn(name, wait=wait) as held:
+            if not held:
+                row = store.lease(name)
+                who = row.holder if row else "nobody"
+                raise Conflict(
+                    f"Project {project_id} is being worked on by {who}.",
+                    "It pushes its questions at the end of a round; `pixbal status` shows it.",
+                )
+            yield
+    finally:
+        stop.set()
+        thread.join()
+
+
 def worker_lease(worker_id: str) -> str:
     """Name of a worker's own lease."""
     return f"worker:{worker_id}"

@@ -42,7 +42,7 @@ def file_lock(path: Path, *, what: str, wait: bool = True) -> Iterator[None]:
 
 
 def project_lock(home: Path, project_id: int) -> Path:
-    """The lock file of a project: held by whoever imports its images or pushes its questions."""
+    """The lock file of a project: held by whoever imports its images."""
     return home / "locks" / f"project-{project_id}.lock"
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from label_config import ClassSchema
+from ml_backend.copies import Walk, remove_copies
 from ml_backend.errors import LabelStudioError
 from ml_backend.label_studio import LabelStudio
-from ml_backend.locks import file_lock, project_lock
 from ml_backend.media import picture_urls, write_local_pictures
 from ml_backend.predictions import region_prediction
 from ml_backend.queries import plan_queries, pretick
@@ -39,6 +39,8 @@ def push_questions(
     Planned rows come first (one transaction), then pages of tasks. A page is marked before it is
     sent, so that a page whose answer was lost is looked up in Label Studio and adopted.
 
+    Only for whoever holds the project's lease: two at once would each push the same page.
+
     Args:
         after_round: the round whose version scored the pool; 0 before the first training.
         top_up: choose again where every question of this batch was handled without a usable label.
@@ -47,19 +49,18 @@ def push_questions(
         How many regions were pushed by this call.
     """
     version = f"r{after_round}"
-    with file_lock(project_lock(settings.home, project.id), what=f"push of project {project.id}"):
-        adopt_uncertain(store, ls, project.id)
-        batch = store.queries(project.id, round=after_round + 1)
-        waiting = ("planned", "open")
-        if not batch or (top_up and not any(q.status in waiting for q in batch)):
-            _plan(store, project, after_round + 1, version, scores)
-        pushed = 0
-        planned = store.queries(project.id, status="planned")
-        planned.sort(key=lambda q: (-q.score, q.image_id, q.region_index))
-        for start in range(0, len(planned), PAGE):
-            pushed += _push_page(settings, store, ls, project, planned[start : start + PAGE])
-        _rescore_open(store, ls, project, version, scores)
-        _activate(store, ls, project, version)
+    adopt_uncertain(store, ls, project.id)
+    batch = store.queries(project.id, round=after_round + 1)
+    waiting = ("planned", "open")
+    if not batch or (top_up and not any(q.status in waiting for q in batch)):
+        _plan(store, project, after_round + 1, version, scores)
+    pushed = 0
+    planned = store.queries(project.id, status="planned")
+    planned.sort(key=lambda q: (-q.score, q.image_id, q.region_index))
+    for start in range(0, len(planned), PAGE):
+        pushed += _push_page(settings, store, ls, project, planned[start : start + PAGE])
+    _rescore_open(store, ls, project, version, scores)
+    _activate(store, ls, project, version)
     return pushed
 
 
@@ -87,27 +88,23 @@ def _plan(
 def adopt_uncertain(store: Store, ls: LabelStudio, project_id: int) -> int:
     """Resolve pages whose import may or may not have happened, by asking Label Studio.
 
-    A region that has a task there is adopted; more than one task for it (two imports raced) keeps
-    the oldest, and the copies are deleted; a region without a task is planned again.
+    A region that has a task there is adopted; of several (two imports raced) one stays, see
+    `copies`; a region without a task is planned again.
     """
     uncertain = store.queries(project_id, status="pushing")
     if not uncertain:
         return 0
-    wanted = {str(RegionId(q.image_id, q.region_index)): q for q in uncertain}
-    tasks: dict[str, list[int]] = {}
-    for task in ls.tasks(project_id, with_annotations=False):
-        region = str(task.get("data", {}).get("region", ""))
-        if region in wanted:
-            tasks.setdefault(region, []).append(int(task["id"]))
-    found = {wanted[region].id: min(ids) for region, ids in tasks.items()}
-    copies = [i for ids in tasks.values() for i in sorted(ids)[1:]]
-    if copies:
-        log.warning("project %s: deleting %s tasks pushed twice", project_id, len(copies))
-        ls.delete_tasks(project_id, copies)
-    store.set_task_ids(found)
-    store.set_query_status([q.id for q in uncertain if q.id not in found], "planned")
-    log.info("project %s: adopted %s of %s uncertain tasks", project_id, len(found), len(uncertain))
-    return len(found)
+    walk = Walk(uncertain)
+    for task in ls.tasks(project_id, with_annotations=True):
+        walk.note(task)
+    found = walk.groups()
+    remove_copies(store, ls, project_id, found)
+    adopted = {group.query_id for group in found}
+    store.set_query_status([q.id for q in uncertain if q.id not in adopted], "planned")
+    log.info(
+        "project %s: adopted %s of %s uncertain tasks", project_id, len(adopted), len(uncertain)
+    )
+    return len(adopted)
 
 
 def _push_page(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from ml_backend.copies import Copies, Walk
 from ml_backend.errors import BadRequest, NotFound
 from ml_backend.ingest import REGION_TEMPLATES, apply_annotation, parse_time
 from ml_backend.label_studio import LabelStudio
@@ -26,6 +27,7 @@ class ReconcileReport:
         deleted: labels here whose annotation or task is gone there.
         unknown: annotations that ask no question of ours, or cannot be read.
         withdrawn: questions whose task is gone there.
+        copies: questions with other tasks there than the one that the ledger names.
     """
 
     seen: int = 0
@@ -33,11 +35,13 @@ class ReconcileReport:
     deleted: int = 0
     unknown: int = 0
     withdrawn: int = 0
+    copies: tuple[Copies, ...] = ()
 
     def __str__(self) -> str:
         return (
             f"{self.seen} annotations seen, {self.changed} labels changed, {self.deleted} deleted, "
-            f"{self.unknown} unknown, {self.withdrawn} questions withdrawn"
+            f"{self.unknown} unknown, {self.withdrawn} questions withdrawn, "
+            f"{len(self.copies)} asked by several tasks"
         )
 
 
@@ -59,7 +63,9 @@ def reconcile(store: Store, ls: LabelStudio, project_id: int, now: datetime) -> 
     if project.template not in REGION_TEMPLATES:
         return ReconcileReport()
     # Both before the walk: what is stored while it runs may be younger than its pages.
-    asked = {q.task_id for q in store.queries(project_id) if q.task_id and q.status != "withdrawn"}
+    queries = [q for q in store.queries(project_id) if q.task_id]
+    asked = {q.task_id for q in queries if q.task_id and q.status != "withdrawn"}
+    walk = Walk(queries)
     known = {label.annotation_id: label for label in store.labels(project_id, deleted=True)}
     tasks: set[int] = set()
     annotations: set[int] = set()
@@ -67,6 +73,7 @@ def reconcile(store: Store, ls: LabelStudio, project_id: int, now: datetime) -> 
     for task in ls.tasks(project_id, with_annotations=True):
         task_id = int(task["id"])
         tasks.add(task_id)
+        walk.note(task)
         for annotation in task["annotations"]:
             annotations.add(int(annotation["id"]))
             if task_id not in asked:
@@ -86,7 +93,8 @@ def reconcile(store: Store, ls: LabelStudio, project_id: int, now: datetime) -> 
         and label.seen_at < now
     ]
     deleted += store.delete_labels(project_id, gone, now)
-    return ReconcileReport(len(annotations), changed, deleted, unknown, len(vanished))
+    copies = tuple(c for c in walk.groups() if [t.id for t in c.tasks] != [c.ledger])
+    return ReconcileReport(len(annotations), changed, deleted, unknown, len(vanished), copies)
 
 
 def _is_news(annotation: Mapping[str, Any], label: Label | None, asked: bool) -> bool:

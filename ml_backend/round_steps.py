@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from label_config import ClassSchema
 from ml_backend import asking
+from ml_backend.copies import remove_copies
 from ml_backend.errors import BackendError, LabelStudioError
 from ml_backend.failures import reason_of
 from ml_backend.ingest import apply_event
@@ -68,6 +69,7 @@ def reconcile_labels(runtime: Runtime, project_id: int, number: int) -> int:
     apply_pending_events(runtime.store)
     with _waiting_noted(runtime.store, project_id, number):
         report = reconcile(runtime.store, runtime.ls, project_id, datetime.now(UTC))
+        remove_copies(runtime.store, runtime.ls, project_id, report.copies)
     log.info("round %s: reconciled %s", number, report)
     return len(trainable_labels(runtime.store, project_id))
 
@@ -278,6 +280,29 @@ def push_round(runtime: Runtime, project_id: int, number: int) -> int:
             after_round=number,
             scores=scores,
         )
+
+
+def push_next(runtime: Runtime, project: Project) -> int:
+    """Push the questions that follow the last finished round, outside a round; their number.
+
+    Only for whoever holds the project's lease.
+    """
+    from training.pool_scores import PoolScores
+
+    done = [r.number for r in runtime.store.rounds(project.id) if r.state == "done"]
+    number = done[-1] if done else 0
+    path = score_round(runtime, project.id, number)
+    pushed = push_questions(
+        runtime.settings,
+        runtime.store,
+        runtime.ls,
+        project,
+        after_round=number,
+        scores=PoolScores.load(Path(path)),
+        top_up=True,
+    )
+    log.info("project %s: %s questions pushed", project.id, pushed)
+    return pushed
 
 
 @contextmanager

@@ -10,11 +10,11 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
 from ml_backend import asking, round_steps, workflow
+from ml_backend.copies import remove_copies
 from ml_backend.cycle import Cycle
 from ml_backend.errors import BackendError, LeaseLost
 from ml_backend.failures import reason_of
@@ -22,15 +22,13 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.leases import Keeper, give_up, project_lease
 from ml_backend.locks import file_lock, worker_lock
 from ml_backend.logs import configure_logging
-from ml_backend.push import push_questions
-from ml_backend.reconcile import reconcile
+from ml_backend.reconcile import ReconcileReport, reconcile
 from ml_backend.rescue import Rescue
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.state import CycleState, Step, next_step
 from ml_backend.store import Project, Store
 from training.errors import TrainingError
-from training.pool_scores import PoolScores
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +124,7 @@ class Worker:
                     with self.keeper.turn(project_lease(project.id), wait=False) as held:
                         if not held:
                             continue  # a round runs; it pushes at its end, and then we do
-                        self.push(project)
+                        round_steps.push_next(self.runtime, project)
             except LeaseLost:
                 raise
             except Exception as failure:
@@ -144,6 +142,7 @@ class Worker:
             started = time.monotonic()
             self._reconcile_at[project.id] = started + self.runtime.settings.reconcile_s
             report = reconcile(self.runtime.store, self.runtime.ls, project.id, datetime.now(UTC))
+            changed |= self._remove_copies(project.id, report)
             # A hundred thousand tasks take most of a minute: walk a tenth of the time at most.
             pause = max(self.runtime.settings.reconcile_s, 10 * (time.monotonic() - started))
             self._reconcile_at[project.id] = started + pause
@@ -151,6 +150,16 @@ class Worker:
                 log.info("project %s: found by reconciliation: %s", project.id, report)
                 changed = True
         return changed
+
+    def _remove_copies(self, project_id: int, report: ReconcileReport) -> bool:
+        """Unless somebody is at work there, whose push would look like copies."""
+        if not report.copies:
+            return False
+        with self.keeper.turn(project_lease(project_id), wait=False) as held:
+            if held:
+                store, ls = self.runtime.store, self.runtime.ls
+                remove_copies(store, ls, project_id, report.copies)
+        return held
 
     def advance(self, project: Project) -> Step:
         """Do the one thing that the project needs, unless another worker is at it."""
@@ -168,7 +177,7 @@ class Worker:
             trigger = "request" if state.requested else "retry" if state.failed else "labels"
             self.start_round(project, trigger)
         elif step is Step.PUSH:
-            self.push(project)
+            round_steps.push_next(self.runtime, project)
         if state.requested and not state.running:
             if step is not Step.TRAIN:
                 log.info("project %s: asked to train, but no label is new", project.id)
@@ -209,23 +218,6 @@ class Worker:
             shutil.rmtree(self.runtime.snapshot_dir(project_id, number), ignore_errors=True)
             for folder in round_steps.work_folders(version):
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def push(self, project: Project) -> None:
-        """Push the questions that follow the last finished round, outside a round."""
-        store = self.runtime.store
-        done = [r.number for r in store.rounds(project.id) if r.state == "done"]
-        number = done[-1] if done else 0
-        path = round_steps.score_round(self.runtime, project.id, number)
-        pushed = push_questions(
-            self.runtime.settings,
-            store,
-            self.runtime.ls,
-            project,
-            after_round=number,
-            scores=PoolScores.load(Path(path)),
-            top_up=True,
-        )
-        log.info("project %s: %s questions pushed", project.id, pushed)
 
 
 def main(settings: Settings) -> None:

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 FOLDER = "PIXBAL_TEST_POINTS"  # the folder through which test and process speak
 MUTE = "PIXBAL_TEST_MUTE"  # where set, the worker's heart stops at the first point
 
+# After the last look at the lease: what is sent then cannot be refused.
+PAGE_MARKED = "a page is marked and not yet sent"
 # In the order in which a round comes to them.
 POINTS = (
     "event stored",
@@ -82,6 +84,17 @@ def after(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def before(point: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with a stop before it does anything."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        pause(point)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
 def halved(write_atomically: Callable[..., None]) -> Callable[..., None]:
     """Atomic writing that stops when half of a checkpoint, or of a pseudo label, is written."""
 
@@ -136,7 +149,9 @@ def add_to_worker() -> None:
     round_steps.write_snapshot = after("snapshot written", round_steps.write_snapshot)
     round_steps.train_round = after("published", round_steps.train_round)
     round_steps.score_round = after("scores written", round_steps.score_round)
-    LabelStudio.import_tasks = after("half of the tasks pushed", LabelStudio.import_tasks)
+    LabelStudio.import_tasks = before(
+        PAGE_MARKED, after("half of the tasks pushed", LabelStudio.import_tasks)
+    )
     LabelStudio.update_project = after("model_version patched", LabelStudio.update_project)
 
     def writer(*args: Any) -> Callable[[Any], None]:

@@ -27,12 +27,11 @@ from ml_backend.label_studio import LabelStudio, Refused, Unreachable
 from ml_backend.label_studio_errors import LEGACY_TOKEN_HINT
 from ml_backend.processes import BackendServer, LabelStudioServer, free_port
 from ml_backend.reconcile import reconcile
-from ml_backend.round_steps import push_round, reconcile_labels, score_round
+from ml_backend.round_steps import push_next, push_round, reconcile_labels, score_round
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings, ensure_secrets
 from ml_backend.status import project_status
 from ml_backend.store import Project, Store
-from ml_backend.worker import Worker
 from training.regions import RegionId
 from training.scenes import write_scene_set
 
@@ -78,7 +77,7 @@ class Site:
 
     def push(self, ls: LabelStudio, project: Project) -> None:
         """What the worker does when questions are missing."""
-        Worker(Runtime(self.settings, self.store, ls)).push(project)
+        push_next(Runtime(self.settings, self.store, ls), project)
 
     def personal_token(self) -> str:
         """A user has one at a time, so it is made once and revoked at the end."""
