@@ -6,7 +6,7 @@ endif
 VENV := .venv
 LS_VENV := .venv-label-studio
 
-.PHONY: demo up test reliability lint setup browser clean
+.PHONY: demo up test reliability sabotage lint setup browser audit clean
 
 demo: $(VENV)/.ready $(LS_VENV)/.ready  ## two whole rounds in a real Label Studio, then a clean stop
 	$(VENV)/bin/pixbal demo $(ARGS)
@@ -19,6 +19,9 @@ test: setup browser lint  ## every test
 
 reliability: setup browser  ## the tests of every promise, loads at full size; writes docs/reliability.*
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --reliability=docs $(ARGS)
+
+sabotage: setup browser  ## break every promise on purpose, see its tests fail; writes docs/sabotage.*
+	$(VENV)/bin/python tests/sabotage_run.py $(ARGS)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .
@@ -34,19 +37,29 @@ browser:  ## Debian's Chromium, for the tests that work in a browser
 	  if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
 	  else sudo apt-get update -qq && sudo apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; fi; }
 
-$(VENV)/.ready: requirements/project.txt pyproject.toml
+# Which build of PyTorch fits depends on the machine; all else is what the lock files say, by hash.
+TORCH ?= "torch>=2.6" "torchvision>=0.21"
+PIP := pip install --quiet --disable-pip-version-check
+LOCKED := $(PIP) --require-hashes --no-deps
+
+$(VENV)/.ready: requirements/project.lock requirements/dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements/project.txt
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -e .
-	$(VENV)/bin/python requirements/check_opencv.py || \
-	  $(VENV)/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps opencv-contrib-python-headless==4.12.0.88
+	$(VENV)/bin/$(PIP) $(TORCH)
+	$(VENV)/bin/$(LOCKED) -r requirements/project.lock -r requirements/dev.lock
+	$(VENV)/bin/$(PIP) --no-deps --no-build-isolation -e .
 	$(VENV)/bin/python requirements/check_opencv.py
 	touch $@
 
-$(LS_VENV)/.ready: requirements/label-studio.txt
+$(LS_VENV)/.ready: requirements/label-studio.lock
 	$(PYTHON) -m venv $(LS_VENV)
-	$(LS_VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements/label-studio.txt
+	$(LS_VENV)/bin/$(LOCKED) -r requirements/label-studio.lock
 	touch $@
+
+audit: $(VENV)/.ready  ## known holes in what the lock files say; asks pypi.org
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/$(PIP) pip-audit==2.10.1
+	for lock in project dev torch label-studio; do \
+	  .venv-audit/bin/pip-audit --require-hashes --disable-pip -r requirements/$$lock.lock || exit 1; done
 
 clean:  ## remove what the demonstration and the tests left, keep the virtual environments
 	rm -rf demo-data demo.json .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

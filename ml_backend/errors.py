@@ -54,9 +54,12 @@ class LabelStudioError(BackendError):
 
 
 class NotReady(BackendError):
-    """The thing asked for will exist later: no model version is published yet."""
+    """The thing asked for will exist later: no model version is published yet.
 
-    status = 503
+    Label Studio shows nothing then and asks again. An empty prediction it would keep for good.
+    """
+
+    status = 409
 
 
 class StoreError(BackendError):

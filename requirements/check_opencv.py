@@ -1,7 +1,7 @@
 """Exit with 1 where OpenCV's SEEDS is missing.
 
-The Label Studio SDK brings opencv-python-headless, which owns the same folder as the contrib
-build: whichever pip unpacks last wins.
+The Label Studio SDK asks for opencv-python-headless, which owns the same folder as the contrib
+build: whichever pip unpacks last wins. The lock file leaves it out.
 """
 
 import sys

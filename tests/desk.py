@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backend_helpers import basic_auth, make_image, make_project, make_schema, make_settings
+from stack import WAIT_S
 from training_helpers import grid, tiny_config, write_pool
 
 from label_config import Answer, answer_result
@@ -91,7 +92,7 @@ class Site:
 
     def until(self, what: str, true: Callable[[], object]) -> None:
         """Let the worker look until something holds."""
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + WAIT_S
         while not true():
             assert time.monotonic() < deadline, f"{what}: {self.store.rounds(4)}"
             self.look()

@@ -15,8 +15,8 @@ GUARANTEES: Mapping[int, str] = {
     8: "A frozen worker is noticed; what it writes late is refused",
     9: "A round that always fails ends after a bounded number of tries, with the reason",
     10: "A version folder is whole or absent, never partial",
-    11: "Out of memory, NaN loss, a broken image: failed with a reason, the last version keeps "
-    "serving (a full disk: its reason and its retries only)",
+    11: "Out of memory, NaN loss, a broken image, a full disk: failed with a reason, the last "
+    "version keeps serving; with room again a round ends by itself",
     12: "A push into a failing Label Studio goes on where it stopped, without duplicates",
     13: "Two workers make one trainer; all web processes answer with the same version",
     14: "No webhook without the secret; no listening beyond this machine without secrets",
@@ -28,10 +28,10 @@ GUARANTEES: Mapping[int, str] = {
     20: "Hostile labelling setups and class names are refused or escaped",
     21: "Names from outside are escaped on the dashboard, under a strict content policy",
     22: "Secrets stay out of logs, job records, addresses and process arguments",
-    23: "The containers run without root, read-only, with the backend's port alone, and checked",
+    23: "Containers run without root, read-only, with one port, checked; the webhook arrives",
     24: "The same labels and seed choose the same regions; a round can be replayed",
     25: "Memory stays flat over ten thousand requests and five rounds",
-    26: "Dependencies are pinned with hashes (no audit: its services could not be reached)",
+    26: "Dependencies but PyTorch are installed by hash (no audit: its services were out of reach)",
     27: "A jump of the clock neither repeats nor stops reconciliation",
 }
 # Every figure is in the record, measured or not.

@@ -165,7 +165,7 @@ def test_no_version_yet(tmp_path: Path) -> None:
         with pytest.raises(NotReady, match="No model version with the classes of project 9"):
             mask_predictions.serving_version(store, MASKS)
         client = create_app(Services(make_settings(tmp_path), store)).test_client()
-        assert_error(predict(client, {"id": 1}), 503)
+        assert_error(predict(client, {"id": 1}), 409)
 
 
 def test_newest_version_serves_and_an_own_one_first(store: Store, version: Version) -> None:
