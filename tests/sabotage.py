@@ -210,13 +210,14 @@ SABOTAGES: tuple[Sabotage, ...] = (
     ),
     Sabotage(
         15, "a body may have any size", "ml_backend/bodies.py",
-        "    if (request.content_length or 0) > max_bytes:", "    if False:",
-        ("test_protocol.py::test_declared_size_is_refused_unread",),
+        "    if len(data) > max_bytes:\n        raise too_large\n",
+        "    data += request.stream.read()\n",
+        ("test_security_hostile.py::test_a_body_without_an_end_is_left_at_the_cap",),
     ),
     Sabotage(
         15, "a body may be nested to any depth", "ml_backend/bodies.py",
         "    _check_depth(value)\n    return value", "    return value",
-        ("test_protocol.py::test_malformed_event_is_400_and_not_stored",),
+        ("test_protocol.py::test_a_deep_body_is_400",),
     ),
     Sabotage(
         16, "private addresses count as public", "ml_backend/fetch.py",
@@ -267,8 +268,9 @@ SABOTAGES: tuple[Sabotage, ...] = (
         ("test_security.py::test_secrets_are_masked_wherever_they_turn_up",),
     ),
     Sabotage(
-        22, "events are stored with their tokens", "ml_backend/events.py",
-        "            if str(key).lower() in SECRET_KEYS", "            if False",
+        22, "events are stored as they come", "ml_backend/payloads.py",
+        "    return payload\n\n\ndef _annotation(",
+        "    return dict(body)\n\n\ndef _annotation(",
         ("test_protocol.py::test_recorded_events_keep_no_secret",),
     ),
     Sabotage(

@@ -24,7 +24,7 @@ def test_a_jump_neither_repeats_nor_stops_reconciliation(
 ) -> None:
     """Ten minutes, a walk each minute, a jump after five: eleven walks, a minute apart.
 
-    Not yet seen failing on purpose.
+    Seen failing with the wall clock in `_reconcile_due` (tests/sabotage.py).
     """
     passed = 0.0
 

@@ -533,6 +533,17 @@ def test_large_body_is_413(client: FlaskClient, path: str, megabytes: int) -> No
 
 
 @pytest.mark.guarantee(15)
+@pytest.mark.parametrize(("depth", "status"), [(60, 201), (70, 400), (900, 400), (100_000, 400)])
+def test_a_deep_body_is_400(client: FlaskClient, store: Store, depth: int, status: int) -> None:
+    """Also where Python's own parser would manage it. Seen failing with `_check_depth` left out."""
+    more = "[" * depth + "]" * depth
+    data = f'{{"action": "START_TRAINING", "project": {{"id": 4}}, "more": {more}}}'
+    response = client.post("/webhook", data=data, headers={**SECRET, **JSON})
+    assert response.status_code == status
+    assert len(store.pending_events()) == (status == 201)
+
+
+@pytest.mark.guarantee(15)
 def test_declared_size_is_refused_unread(client: FlaskClient) -> None:
     response = client.post(
         "/webhook",
