@@ -22,7 +22,8 @@ def gunicorn_command(host: str, port: int) -> list[str]:
     return [
         sys.executable, "-m", "gunicorn", "ml_backend.wsgi:app", "--bind", address,
         "--worker-class", "gthread", "--workers", "2", "--threads", "8", "--timeout", "120",
-        "--graceful-timeout", "10",
+        # Nobody uses that socket; it would lie in the home folder, read-only in the container.
+        "--graceful-timeout", "10", "--no-control-socket",
     ]  # fmt: skip
 
 

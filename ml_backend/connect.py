@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from ml_backend.errors import BackendError
@@ -38,10 +40,12 @@ def connect(
         What was looked at and what had to be done, in order.
 
     Raises:
-        BackendError: a secret is unset; Label Studio refuses (nothing half-made stays), or the
+        BackendError: a secret is unset or pictures cannot be written where Label Studio looks for
+            them (nothing is changed then); Label Studio refuses (nothing half-made stays), or the
             backend does not answer it.
     """
     _check_secrets(settings)
+    pictures = _local_folder(settings)
     url = settings.backend_url.rstrip("/")
     done: list[tuple[str, Change]] = []
     config = {"label_config": label_config}
@@ -50,10 +54,8 @@ def connect(
     done.append(("webhook", ls.ensure_webhook(project_id, f"{url}/webhook", headers)))
     user, password = settings.basic_user, settings.basic_password
     done.append(("ML backend", ls.ensure_ml_backend(project_id, url, TITLE, user, password)))
-    if settings.media == "local-files" and settings.local_files_root is not None:
-        folder = settings.local_files_root / LOCAL_FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        done.append(("local files", ls.ensure_local_storage(project_id, str(folder), TITLE)))
+    if pictures is not None:
+        done.append(("local files", ls.ensure_local_storage(project_id, str(pictures), TITLE)))
     # Without show_collab_predictions Label Studio forgets the model version at every change.
     order = {"show_collab_predictions": True} | ({"sampling": sampling} if sampling else {})
     done.append(("order of the queue", _ensure_fields(ls, project_id, order)))
@@ -72,6 +74,24 @@ def _check_secrets(settings: Settings) -> None:
             f"{' and '.join(missing)} must be set to connect a project.",
             "Set them, or let `pixbal init` draw them.",
         )
+
+
+def _local_folder(settings: Settings) -> Path | None:
+    """The folder below Label Studio's document root for our pictures, made and writable."""
+    if settings.media != "local-files" or settings.local_files_root is None:
+        return None
+    folder = settings.local_files_root / LOCAL_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError("no permission to write there")
+    except OSError as error:
+        raise BackendError(
+            f"The pictures of questions cannot be written to {folder}: {error.strerror or error}.",
+            f"Make {settings.local_files_root} a folder that user {os.getuid()}, as which PixBal "
+            "runs, may write to, or set PIXBAL_MEDIA=backend.",
+        ) from error
+    return folder
 
 
 def _ensure_fields(ls: LabelStudio, project_id: int, wanted: dict[str, Any]) -> Change:

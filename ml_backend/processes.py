@@ -53,6 +53,8 @@ class BackendServer(ManagedProcess):
             *(sys.executable, "-m", "gunicorn", "ml_backend.wsgi:app"),
             *("--bind", f"{host}:{port}", "--worker-class", "gthread"),
             *("--workers", str(workers), "--threads", str(threads)),
+            # Else every backend of this user answers on one socket in the home folder.
+            "--no-control-socket",
         ]
         super().__init__(command, env=env, log=log, cwd=cwd)
 

@@ -118,9 +118,9 @@ SABOTAGES: tuple[Sabotage, ...] = (
     Sabotage(
         8, "a push holds a lock that a frozen process never gives back", "ml_backend/push.py",
         "    adopt_uncertain(store, ls, project.id)",
-        "    import fcntl\n"
-        "    lock = open(settings.home / 'push.lock', 'w')\n"
-        "    fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "    from ml_backend.locks import file_lock\n"
+        "    lock = file_lock(settings.home / 'push.lock', what='push')\n"
+        "    lock.__enter__()\n"
         "    adopt_uncertain(store, ls, project.id)",
         ("test_frozen_worker.py::test_a_lost_worker_is_replaced_and_refused"
          "[sqlite-frozen-model_version patched]",),

@@ -113,9 +113,9 @@ def test_commands_exist() -> None:
 def test_containers_are_narrow(tmp_path: Path) -> None:
     """Of the composed file, every profile: read-only, without root, rights or ports but one.
 
-    No engine is at hand in the tests, so that the image builds and the containers start so is not
-    shown here; that their very commands do their work is, below. Seen failing with `read_only`
-    left out, with `user: root`, and with a port at the worker.
+    That containers confined so do their work is shown in test_containers.py; that the image builds
+    is not, for no engine is at hand in the tests. Seen failing with `read_only` left out, with
+    `user: root`, and with a port at the worker.
     """
     result = composed({**VALUES, "COMPOSE_PROFILES": "cpu,gpu"}, tmp_path)
     assert result.returncode == 0, result.stderr

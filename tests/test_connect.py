@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,34 @@ def test_a_missing_secret_is_named_before_anything_is_changed(
     assert ls.calls == []
 
 
+@pytest.mark.parametrize("broken", ["no folder", "a file in the way", "not writable"])
+def test_pictures_that_cannot_be_written_are_named_before_anything_is_changed(
+    tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tests may run as root, who may write everywhere: access() is told to say no instead.
+
+    Seen failing as it was (an OSError without a hint, after webhook and ML backend were made), and
+    the last with the look at access() left out.
+    """
+    root = tmp_path / "files"
+    if broken == "no folder":
+        root.write_text("")
+    else:
+        root.mkdir()
+    if broken == "a file in the way":
+        (root / "pixbal").write_text("")
+    if broken == "not writable":
+        monkeypatch.setattr("ml_backend.connect.os.access", lambda path, mode: False)
+    settings = make_settings(
+        tmp_path / "home", PIXBAL_MEDIA="local-files", PIXBAL_LOCAL_FILES_ROOT=str(root)
+    )
+    ls = Recorder()
+    with pytest.raises(BackendError, match=f"cannot be written to {root}/pixbal: ") as caught:
+        run(ls, settings)
+    assert f"Make {root} a folder that user {os.getuid()}" in caught.value.hint
+    assert ls.calls == []
+
+
 # -- with real servers -------------------------------------------------------------------------
 
 
@@ -132,8 +161,6 @@ def project(ls: LabelStudio) -> Iterator[Project]:
 @pytest.fixture
 def backend(tmp_path: Path, project: Project) -> Iterator[tuple[BackendServer, Settings]]:
     """The web backend, knowing the project."""
-    import os
-
     port = free_port()
     own = {
         "PIXBAL_HOME": str(tmp_path),

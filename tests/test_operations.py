@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from ml_backend import failures
 from ml_backend.cli import main
 from ml_backend.settings import SETTINGS
 
@@ -133,7 +134,11 @@ def test_hints_of_label_studio_and_failures_are_there() -> None:
         node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "_hint"
     )
     returned = [n.value for n in ast.walk(function) if isinstance(n, ast.Return)]
-    hints = [ast.literal_eval(value) for value in returned if value is not None]
+    hints = [
+        getattr(failures, value.id) if isinstance(value, ast.Name) else ast.literal_eval(value)
+        for value in returned
+        if value is not None
+    ]
     assert len(hints) >= 4
     for hint in hints:
         assert hint in QUOTED or not hint
