@@ -99,7 +99,8 @@ def adopt_uncertain(store: Store, ls: LabelStudio, project_id: int) -> int:
         walk.note(task)
     found = walk.groups()
     remove_copies(store, ls, project_id, found)
-    adopted = {group.query_id for group in found}
+    adopted = {group.query_id: group.kept for group in found}
+    store.set_task_ids(adopted)
     store.set_query_status([q.id for q in uncertain if q.id not in adopted], "planned")
     log.info(
         "project %s: adopted %s of %s uncertain tasks", project_id, len(adopted), len(uncertain)

@@ -79,7 +79,7 @@ SABOTAGES: tuple[Sabotage, ...] = (
     ),
     Sabotage(
         6, "after a restart every uncertain question is pushed again", "ml_backend/push.py",
-        "    adopted = {group.query_id for group in found}", "    adopted = set()",
+        "    adopted = {group.query_id: group.kept for group in found}", "    adopted = {}",
         ("test_kill_matrix.py::test_killed_anywhere[worker]",),
     ),
     Sabotage(
@@ -184,6 +184,19 @@ SABOTAGES: tuple[Sabotage, ...] = (
         "        return []",
         ("test_frozen_worker.py::test_a_lost_worker_is_replaced_and_refused"
          "[sqlite-mute-a page is marked and not yet sent]",),
+    ),
+    Sabotage(
+        12, "of several tasks the oldest stays, whichever was answered", "ml_backend/copies.py",
+        "(not t.answered, t.id != self.ledger, t.id)", "t.id",
+        (
+            "test_copies.py::test_an_answered_copy_takes_the_place",
+            "test_copies.py::test_a_page_of_unknown_fate_adopts_the_answered_task",
+        ),
+    ),
+    Sabotage(
+        12, "copies are judged by what a walk saw long ago", "ml_backend/copies.py",
+        "if now.get(c.query_id) == c.ledger", "if now",
+        ("test_copies.py::test_what_changed_since_the_walk_waits_for_the_next",),
     ),
     Sabotage(
         13, "a lease is taken whoever holds it", "ml_backend/leases.py",
