@@ -102,6 +102,6 @@ def remove_copies(store: Store, ls: LabelStudio, project_id: int, copies: Sequen
         store.set_task_ids(moved)
     gone = [task for c in current for task in c.superfluous]
     if gone:
-        log.warning("project %s: deleting %s tasks that were pushed twice", project_id, len(gone))
         ls.delete_tasks(project_id, gone)
+        log.warning("project %s: deleted %s tasks that were pushed twice", project_id, len(gone))
     return len(gone)

@@ -94,7 +94,8 @@ class Worker:
     def heartbeat(self) -> None:
         """Say that the worker is alive; `pixbal doctor` and the health check read it."""
         path = self.runtime.settings.home / "worker.heartbeat"
-        temporary = path.with_suffix(".new")
+        # Several workers may share a home, and take turns at the file.
+        temporary = path.with_name(f"{path.name}.{self.keeper.worker_id}")
         temporary.write_text(f"{time.time():.3f}\n", encoding="ascii")
         os.replace(temporary, path)
 
