@@ -39,8 +39,8 @@ FIGURES: Mapping[str, str] = {
     "kill_points": "Points at which processes were killed and all was well after the restart",
     "events": "Annotations made, changed and deleted in random schedules, and fuzzed events",
     "fuzzed_requests": "Generated requests, none answered with a 5xx",
-    "webhook_ms": "Webhook acknowledgement under load, ms",
-    "health_ms": "/health under load, ms",
-    "predict_ms": "Cached /predict under load, ms",
+    "webhook_ms": "Webhook acknowledgement under load, ms, median of three runs",
+    "health_ms": "/health under load, ms, median of three runs",
+    "predict_ms": "Cached /predict under load, ms, median of three runs",
     "rss_growth": "Growth of memory over 10,000 events and 5 rounds, share",
 }

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,12 +43,20 @@ def test_events_are_acknowledged_beside_training(
 
     Seen failing with every seventh event acknowledged and not inserted (`Events._record`).
     """
-    found = answers_beside_training(tmp_path, LoadSize() if full_size else QUICK)
-    assert (found.failed, found.lost) == (0, 0)
-    assert max(ms for times in found.ms.values() for ms in times.values()) < GENEROUS_MS
+    runs = []
+    for number in range(3 if full_size else 1):  # other work on the machine may disturb one
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found = answers_beside_training(folder, LoadSize() if full_size else QUICK)
+        assert (found.failed, found.lost) == (0, 0)
+        assert max(ms for times in found.ms.values() for ms in times.values()) < GENEROUS_MS
+        runs.append(found.ms)
     if full_size:
-        for kind, times in found.ms.items():
-            record_property(f"{kind}_ms", times)
+        for kind, times in runs[0].items():
+            record_property(
+                f"{kind}_ms", {share: median(run[kind][share] for run in runs) for share in times}
+            )
+            record_property(f"{kind}_ms_runs", {s: [run[kind][s] for run in runs] for s in times})
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from reliability import Result, as_markdown, combine, make_record, marked_tests
+from reliability import Result, as_markdown, combine, make_record, marked_tests, merged
 from reliability_texts import FIGURES, GUARANTEES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +60,26 @@ def test_the_form_of_the_record() -> None:
     assert record["events"] is None
     assert "| not measured |" in as_markdown(record)
     assert "`python -m pytest tests/test_a.py::test_b --reliability docs`" in as_markdown(record)
+
+
+def test_a_run_of_some_tests_keeps_the_rest() -> None:
+    """Its figures and outcomes replace the old ones; the page says what was run again."""
+    everything = {"a": Result({1}, {"passed"}), "b": Result({1, 2}, {"failed"})}
+    old = make_record(everything, {"kill_points": 3, "events": 5}, {"events": ["b"]})
+    new = make_record({"b": Result({1, 2}, {"passed"})}, {"events": 7}, {"events": ["b"]})
+    found = merged(old, new)
+    assert [row["held"] for row in found["guarantees"][:3]] == [True, True, False]
+    assert [row["tests"] for row in found["guarantees"][:2]] == [
+        {"a": "passed", "b": "passed"}, {"b": "passed"},
+    ]  # fmt: skip
+    assert (found["kill_points"], found["events"]) == (3, 7)
+    assert (found["commit"], found["date"]) == (old["commit"], old["date"])
+    assert [run["tests"] for run in found["run_again"]] == [["b"]]
+    assert f"Run again since, at commit `{new['commit']}`" in as_markdown(found)
+    assert "Run again" not in as_markdown(old)
+    assert merged(old, make_record(everything, {}, {}))["events"] is None
+    broken = make_record({"a": Result({1}, {"failed"})}, {}, {})
+    assert merged(found, broken)["guarantees"][0]["held"] is False
 
 
 def test_figures_add_up_or_keep_the_worst() -> None:
