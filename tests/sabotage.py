@@ -6,7 +6,6 @@ docs/sabotage.json and docs/sabotage.md with how they failed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -324,11 +323,3 @@ SABOTAGES: tuple[Sabotage, ...] = (
         ("test_leases.py::test_the_wall_clock_has_no_say",),
     ),
 )  # fmt: skip
-
-
-def by_promise() -> Mapping[int, list[Sabotage]]:
-    """The sabotages of each promise."""
-    found: dict[int, list[Sabotage]] = {}
-    for sabotage in SABOTAGES:
-        found.setdefault(sabotage.promise, []).append(sabotage)
-    return found
