@@ -1,4 +1,4 @@
-"""How home_0.1.0.zip was made: by release 0.1.0 (commit 95457fe), whose code and test helpers this needs.
+"""How home_0.1.0.zip was made: by release 0.1.0 (commit 95457fe), with its code and test helpers.
 
     git worktree add old 95457fe && cp tests/homes/make_0_1_0.py old/tests/ && cd old
     PYTHONPATH=.:tests python tests/make_0_1_0.py home_0.1.0.zip
@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from backend_helpers import make_project, make_settings
 from desk import SCHEMA, Desk, Site, _images
 from training_helpers import tiny_config, write_pool
 
-from backend_helpers import make_project, make_settings
 from label_config import Answer, answer_result
 from ml_backend import workflow
 from ml_backend.backup import make_backup
