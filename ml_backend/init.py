@@ -14,11 +14,11 @@ from ml_backend.connect import connect
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.from_project import sources_of_project
 from ml_backend.label_studio import LabelStudio
-from ml_backend.leases import holding
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.masks import show_masks
 from ml_backend.pool import Cut, ImportReport, Source, import_images, list_heldout, list_sources
-from ml_backend.runtime import Runtime, version_name
+from ml_backend.predictions import NO_MODEL
+from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
 from training.config import CONFIGS, TrainConfig
@@ -99,7 +99,7 @@ def initialise(
             f"none of the {len(sources)} images can be read",
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
         )
-    current = project.model_version or version_name(0)
+    current = project.model_version or NO_MODEL
     connected = tuple(connect(ls, settings, project.id, project.label_config, current))
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
     if pushed:
@@ -251,11 +251,10 @@ def train_config(spec: str, overrides: tuple[str, ...], seed: int) -> TrainConfi
 
 def _first_questions(settings: Settings, store: Store, ls: LabelStudio, project: Project) -> int:
     """Push the seeded random batch of a fresh project, or finish a push that was cut off."""
-    from ml_backend.round_steps import push_next
+    from ml_backend.push_now import push_now
 
     queries = store.queries(project.id)
     if queries and all(q.status not in ("planned", "pushing") for q in queries):
         return 0
-    with holding(store, settings.lease_s, project.id):
-        push_next(Runtime(settings, store, ls), project)
+    push_now(Runtime(settings, store, ls), project.id)
     return len([q for q in store.queries(project.id, status="open") if q not in queries])
