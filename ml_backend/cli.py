@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from ml_backend import cli_backup, cli_project, cli_serve, cli_simulate, cli_tools
+from ml_backend import (
+    cli_backup,
+    cli_project,
+    cli_serve,
+    cli_settings,
+    cli_simulate,
+    cli_tools,
+)
 from ml_backend.errors import BackendError
 
 
@@ -45,6 +52,7 @@ for command in (
     *cli_backup.COMMANDS,
     *cli_project.COMMANDS,
     *cli_serve.COMMANDS,
+    *cli_settings.COMMANDS,
     *cli_simulate.COMMANDS,
     *cli_tools.COMMANDS,
 ):

@@ -13,6 +13,16 @@ from ml_backend import cli_common
 project_option = click.option("--project", type=int, help="Label Studio project id.")
 
 
+def _parse_per_image(context: click.Context, option: click.Parameter, value: str) -> int | None:
+    from ml_backend.project_settings import SETTINGS
+
+    try:
+        parsed: int | None = SETTINGS["per-image"].parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return parsed
+
+
 @click.command(
     epilog="Examples: pixbal init --images photos/ --classes camvid  |  "
     "pixbal init --from-project 7 --classes classes.json --budget 300"
@@ -49,6 +59,10 @@ project_option = click.option("--project", type=int, help="Label Studio project 
     help="Tick predicted classes in advance; auto: once that is seen to save keys.",
 )  # fmt: skip
 @click.option(
+    "--per-image", default="auto", show_default=True, callback=_parse_per_image,
+    help="Most questions about one image in a batch; 0: no limit.",
+)  # fmt: skip
+@click.option(
     "--push/--no-push", default=True, show_default=True, help="Push the first questions now."
 )
 def init(**options: Any) -> None:
@@ -57,8 +71,11 @@ def init(**options: Any) -> None:
 
     from ml_backend.init import InitRequest, initialise
 
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    given = {name for name in options if context.get_parameter_source(name) is not default}
     settings, store, ls = cli_common.open_all()
-    request = InitRequest(**options)
+    request = InitRequest(**options, given=frozenset(given))
     with Progress(transient=True) as bar:
         task = bar.add_task("Reading images and cutting them into regions", total=None)
         report = initialise(
@@ -94,6 +111,7 @@ def push(project: int | None) -> None:
 
     settings, store, ls = cli_common.open_all()
     project_id = cli_common.only_project(store, project)
+    cli_common.refuse_idle(store, project_id)
     click.echo(push_now(Runtime(settings, store, ls), project_id))
 
 
@@ -105,14 +123,16 @@ def train(project: int | None) -> None:
 
     _, store, _ = cli_common.open_all()
     project_id = cli_common.only_project(store, project)
+    cli_common.refuse_idle(store, project_id)
     ask(store, project_id, TRAIN)
     click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")
 
 
 @click.command(epilog="Example: pixbal status --json")
 @project_option
+@click.option("--all", "everything", is_flag=True, help="Archived projects too.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def status(project: int | None, as_json: bool) -> None:
+def status(project: int | None, everything: bool, as_json: bool) -> None:
     """Show each project: questions, labels, clicks, the running round, versions."""
     from rich.console import Console
 
@@ -120,13 +140,19 @@ def status(project: int | None, as_json: bool) -> None:
     from ml_backend.status import project_status, status_tables
 
     settings, store, _ = cli_common.open_all()
-    regions = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
-    wanted = [cli_common.only_project(store, project)] if project else regions
+    regions = [p for p in store.projects() if p.template in REGION_TEMPLATES]
+    shown = [p.id for p in regions if everything or p.state != "archived"]
+    wanted = [cli_common.only_project(store, project)] if project else shown
     found = [project_status(settings, store, project_id) for project_id in wanted]
     if as_json:
         cli_common.echo_json(found)
         return
-    if not found:
+    hidden = len(regions) - len(shown)
+    if hidden and not project:
+        click.echo(
+            f"{hidden} archived project{'s' * (hidden > 1)} not shown: `pixbal status --all`"
+        )
+    elif not found:
         click.echo("no project yet; make one with `pixbal init --images ... --classes ...`")
     console = Console()
     for item in found:

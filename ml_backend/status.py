@@ -12,6 +12,7 @@ from rich.table import Table
 from ml_backend.errors import NotFound
 from ml_backend.settings import Settings
 from ml_backend.store import Store
+from ml_backend.trouble import trouble_advice
 
 
 def project_status(settings: Settings, store: Store, project_id: int) -> dict[str, Any]:
@@ -26,6 +27,10 @@ def project_status(settings: Settings, store: Store, project_id: int) -> dict[st
         "title": project.title,
         "url": f"{settings.label_studio_url}/projects/{project_id}/data",
         "template": project.template,
+        "state": project.state,
+        "trouble": project.trouble,
+        "trouble_at": project.trouble_at,
+        "trouble_advice": trouble_advice(project),
         "method": project.method,
         "side_px": project.side_px,
         "model_version": project.model_version,
@@ -56,6 +61,11 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
     for key in ("images", "questions", "labels"):
         text = ", ".join(f"{n} {name}" for name, n in sorted(status[key].items())) or "none"
         counts.add_row(key, escape(text))
+    if status["state"] != "active":
+        counts.add_row("state", escape(status["state"]))
+    if status["trouble"]:
+        since = f"Since {status['trouble_at']:%Y-%m-%d %H:%M} UTC." if status["trouble_at"] else ""
+        counts.add_row("trouble", escape(f"{status['trouble']} {since} {status['trouble_advice']}"))
     for refused in status["refused"][:5]:
         counts.add_row("refused", escape(f"{refused['image']}: {refused['why']}"))
     rounds = Table(title="Rounds")

@@ -29,6 +29,7 @@ from ml_backend.dashboard.ledger import Ledger
 from ml_backend.dashboard.surroundings import LabelStudioSign, Sign, worker_sign
 from ml_backend.errors import NotFound, Unauthorised
 from ml_backend.ingest import REGION_TEMPLATES
+from ml_backend.project_states import why_nothing_is_asked
 from ml_backend.services import Services
 from ml_backend.status import project_status
 from ml_backend.store import Project
@@ -97,21 +98,34 @@ def logout() -> AnyResponse:
 
 @pages.get("/")
 def overview() -> str:
-    """Every project in short."""
+    """Every project in short, but for those in the archive."""
+    return _overview(archived=False)
+
+
+@pages.get("/archived")
+def archived() -> str:
+    """The projects in the archive."""
+    return _overview(archived=True)
+
+
+def _overview(*, archived: bool) -> str:
     store = dashboard().services.store
+    found = [p for p in store.projects() if p.template in REGION_TEMPLATES]
+    shown = [p for p in found if (p.state == "archived") == archived]
     projects = [
-        (project_status(dashboard().services.settings, store, p.id), _job(p.id))
-        for p in store.projects()
-        if p.template in REGION_TEMPLATES
+        (project_status(dashboard().services.settings, store, p.id), _job(p.id)) for p in shown
     ]
-    return render_template("overview.html", projects=projects, **_surroundings())
+    others = len(found) - len(shown)
+    return render_template(
+        "overview.html", projects=projects, archived=archived, others=others, **_surroundings()
+    )
 
 
 @pages.get(f"/projects/{PROJECT}")
 def project(project_id: int) -> str:
     """Everything about one project."""
     store = dashboard().services.store
-    row = _known(project_id)
+    row = known_project(project_id)
     rounds, versions = store.rounds(row.id), store.versions(row.id)
     schema = ClassSchema.from_json(row.schema_json)
     return render_template(
@@ -129,7 +143,7 @@ def project(project_id: int) -> str:
 @pages.get(f"/projects/{PROJECT}/job")
 def job(project_id: int) -> Response:
     """The running round as JSON, for the page's own script."""
-    found = _job(_known(project_id).id)
+    found = _job(known_project(project_id).id)
     return jsonify(job=found, worker=_worker())
 
 
@@ -149,7 +163,7 @@ def questions(project_id: int) -> AnyResponse:
 def download(project_id: int, name: str) -> Response:
     """A version as `pixbal export` writes it, zipped."""
     services = dashboard().services
-    row = _known(project_id)
+    row = known_project(project_id)
     # The name only picks a row; which folder that is, only the store says.
     version = services.store.version(row.id, name) if VERSION_NAME.fullmatch(name) else None
     if version is None:
@@ -160,12 +174,16 @@ def download(project_id: int, name: str) -> Response:
 
 
 def _asked(project_id: int, action: str, said: str) -> AnyResponse:
-    asking.ask(dashboard().services.store, _known(project_id).id, action)
-    flash(said)
+    row = known_project(project_id)
+    idle = why_nothing_is_asked(row)
+    if idle is None:
+        asking.ask(dashboard().services.store, row.id, action)
+    flash(said if idle is None else f"{idle[:1].upper()}{idle[1:]}: resume it first.")
     return redirect(link("dashboard.project", project_id=project_id), 303)
 
 
-def _known(project_id: int) -> Project:
+def known_project(project_id: int) -> Project:
+    """The region project of an address; NotFound where there is none."""
     row = dashboard().services.store.project(project_id)
     if row is None or row.template not in REGION_TEMPLATES:
         raise NotFound(f"Project {project_id} is unknown here.", "Make one with `pixbal init`.")
