@@ -23,7 +23,7 @@ from inline_site import InlineSite, open_inline_site
 from ml_backend.app import create_app
 from ml_backend.errors import BackendError, Conflict, NotFound
 from ml_backend.forget import forget, plan_forgetting
-from ml_backend.leases import holding, project_lease, push_lease
+from ml_backend.leases import Keeper, project_lease, push_lease
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.security import SECRET_HEADER
 from ml_backend.services import Services
@@ -274,7 +274,9 @@ def test_a_queued_round_goes_with_it_and_the_engine_lives_on(site: InlineSite) -
 
 @pytest.mark.parametrize("lease", [project_lease(4), push_lease(4)])
 def test_somebody_at_work_refuses(site: InlineSite, lease: str) -> None:
-    with holding(site.store, 30.0, lease), pytest.raises(Conflict, match="is at work there"):
+    other = Keeper(site.store, "another", 30.0)
+    assert other.take(lease)
+    with pytest.raises(Conflict, match="is at work there"):
         forget_4(site)
     project = site.store.project(4)
     assert project is not None
