@@ -48,7 +48,8 @@ from ml_backend.dashboard.access import COOKIE
 from ml_backend.events import event_digest
 from ml_backend.media import picture_urls
 from ml_backend.openapi import document
-from ml_backend.round_steps import TRAIN_ACTIONS, apply_pending_events
+from ml_backend.asking import TRAIN_ACTIONS
+from ml_backend.round_steps import apply_pending_events
 from ml_backend.settings import Settings
 from ml_backend.store import Store
 from training.regions import RegionMap
