@@ -22,6 +22,7 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.leases import Keeper, give_up, project_lease
 from ml_backend.locks import file_lock, worker_lock
 from ml_backend.logs import configure_logging
+from ml_backend.mask_refresh import MaskRefresh
 from ml_backend.reconcile import ReconcileReport, reconcile
 from ml_backend.rescue import Rescue
 from ml_backend.runtime import Runtime
@@ -45,6 +46,7 @@ class Worker:
     keeper: Keeper = field(init=False)
     cycle: Cycle = field(init=False)
     rescue: Rescue = field(init=False)
+    masks: MaskRefresh = field(init=False)
     _reconcile_at: dict[int, float] = field(default_factory=dict)
     _decided: float = 0.0
 
@@ -54,6 +56,7 @@ class Worker:
         self.keeper = Keeper(store, settings.worker_id, settings.lease_s)
         self.cycle = Cycle(self.runtime)
         self.rescue = Rescue(store, self.keeper, settings.retry_s)
+        self.masks = MaskRefresh(self.runtime)
 
     def run(self) -> None:
         """Take up what was running, then poll until stopped."""
@@ -62,6 +65,7 @@ class Worker:
         while not self.stop.is_set():
             try:
                 self.rescue.look()
+                self.masks.look()
                 self.tick()
             except LeaseLost as error:
                 give_up(error)
