@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from backend_helpers import at, make_image, make_project, make_schema, make_settings, make_store
+from fake_label_studio import FakeLabelStudio
+from fake_label_studio_server import FakeServer, FakeTask
 from training_helpers import CLASSES, tiny_config, tiny_snapshot, write_pool
 
-from ml_backend.label_studio import Refused, Unreachable
+from ml_backend.label_studio import Unreachable
 from ml_backend.mask_predictions import mask_predictions
 from ml_backend.mask_refresh import MaskRefresh, Redrawn, redraw
 from ml_backend.runtime import Runtime
@@ -25,57 +26,35 @@ MASKS = make_project(9, SCHEMA, template="image_masks", region_project=4)
 
 
 @dataclass
-class Shelf:
-    """Label Studio as one project's tasks with their predictions."""
-
-    label_config: str = MASKS.label_config
-    tasks: dict[int, dict[str, Any]] = field(default_factory=dict)
-    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
-    away: bool = False
-
-    def project(self, project_id: int) -> dict[str, Any]:
-        self._answer()
-        return {"id": project_id, "label_config": self.label_config}
-
-    def keep(self, task_id: int, prediction: dict[str, Any]) -> int:
-        number = len(self.rows) + 1
-        self.rows[number] = {"id": number, "task": task_id, **copy.deepcopy(prediction)}
-        return number
-
-    def tasks_with_versions(
-        self, project_id: int
-    ) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
-        self._answer()
-        for task_id, data in list(self.tasks.items()):
-            names = {r["model_version"] for r in self.predictions(task_id)}
-            yield {"id": task_id, "data": data}, frozenset(names)
-
-    def predictions(self, task_id: int) -> list[dict[str, Any]]:
-        self._answer()
-        return [copy.deepcopy(r) for r in self.rows.values() if r["task"] == task_id]
-
-    def update_prediction(self, prediction_id: int, **fields: Any) -> None:
-        self._answer()
-        if prediction_id not in self.rows:
-            raise Refused("no such prediction", "", 404)
-        self.rows[prediction_id].update(fields)
-
-    def _answer(self) -> None:
-        if self.away:
-            raise Unreachable("Label Studio does not answer", "", sent=False)
-
-
-@dataclass
 class Site:
     """Region project 4 with a version, mask project 9 with a picture in each of tasks 1 and 2."""
 
     runtime: Runtime
-    shelf: Shelf
+    server: FakeServer
     version: Version
 
     @property
     def store(self) -> Store:
         return self.runtime.store
+
+    @property
+    def held(self) -> dict[int, FakeTask]:
+        """The tasks."""
+        return self.server.project(9).tasks
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Every prediction that is kept, a copy, by task."""
+        return [row for task_id in self.held for row in self.server.predictions_of(task_id)]
+
+    def names(self) -> list[str]:
+        return [row["model_version"] for row in self.rows]
+
+    def keep(self, task_id: int, prediction: dict[str, Any]) -> None:
+        self.server.import_predictions(9, [{"task": task_id, **prediction}])
+
+    def change_setup(self, label_config: str) -> None:
+        self.server.project(9).fields["label_config"] = label_config
 
     def masks(self) -> Project:
         found = self.store.project(9)
@@ -94,24 +73,25 @@ class Site:
 
     def answer(self, task_id: int) -> dict[str, Any]:
         """What `/predict` would say now."""
-        task = {"id": task_id, "data": self.shelf.tasks[task_id]}
+        task = {"id": task_id, "data": self.held[task_id].data}
+        label_config = self.server.project(9).fields["label_config"]
         (found,) = mask_predictions(
-            self.runtime.settings, self.store, self.masks(), self.shelf.label_config, [task]
+            self.runtime.settings, self.store, self.masks(), label_config, [task]
         )
         return found
 
     def ask_all(self) -> None:
         """Label Studio keeps what it is given; a prediction more per task."""
-        for task_id in self.shelf.tasks:
-            self.shelf.keep(task_id, self.answer(task_id))
+        for task_id in self.held:
+            self.keep(task_id, self.answer(task_id))
 
     def redraw(self) -> list[Redrawn]:
-        ls: Any = self.shelf
-        return list(redraw(self.runtime.settings, self.store, ls, self.masks()))
+        runtime = self.runtime
+        return list(redraw(runtime.settings, runtime.store, runtime.ls, self.masks()))
 
     def assert_shown(self, ids: tuple[int, ...] = (1, 2)) -> None:
         """Every kept prediction of these tasks is what would be answered now."""
-        for row in self.shelf.rows.values():
+        for row in self.rows:
             if row["task"] in ids:
                 expected = self.answer(row["task"])
                 assert {key: row[key] for key in expected} == expected
@@ -132,34 +112,35 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Version]:
 def site(tmp_path: Path, versions: list[Version]) -> Iterator[Site]:
     settings = make_settings(tmp_path, PIXBAL_DEVICE="cpu", PIXBAL_RECONCILE_S="0.01")
     with make_store(tmp_path, make_project(4, SCHEMA), MASKS) as store:
-        shelf: Any = Shelf()
+        ls = FakeLabelStudio()
+        ls.server.add_project(9, MASKS.label_config)
         for number, (name, path, regions, _) in enumerate(write_pool(tmp_path / "pool", 2), 1):
             url = f"/data/upload/9/{name}.png"
             image = make_image(9, name, path=str(path), regions_path=str(regions), source=url)
             store.add_images([image])
-            shelf.tasks[number] = {"image": url}
-        made = Site(Runtime(settings, store, shelf), shelf, versions[0])
+            ls.server.add_task(9, number, {"image": url})
+        made = Site(Runtime(settings, store, ls), ls.server, versions[0])
         made.publish("r1")
         yield made
 
 
 def test_nothing_is_drawn_twice(site: Site) -> None:
     site.ask_all()
-    before = copy.deepcopy(site.shelf.rows)
+    before = site.rows
     assert site.redraw() == [Redrawn(1, changed=False), Redrawn(2, changed=False)]
-    assert site.shelf.rows == before
+    assert site.rows == before
 
 
 def test_a_new_version_is_shown_in_place_of_the_old(site: Site, versions: list[Version]) -> None:
     site.ask_all()
-    old = copy.deepcopy(site.shelf.rows)
+    old = site.rows
     site.publish("p4-r2", weights=versions[1])
     assert [step.changed for step in site.redraw()] == [True, True]
     site.assert_shown()
-    assert {row["model_version"] for row in site.shelf.rows.values()} == {"p4-r2"}
-    assert [r["result"] for r in site.shelf.rows.values()] != [r["result"] for r in old.values()]
+    assert set(site.names()) == {"p4-r2"}
+    assert [row["result"] for row in site.rows] != [row["result"] for row in old]
     # An answer that was begun on the old one can still be given: it is the same prediction.
-    assert set(site.shelf.rows) == set(old)
+    assert [row["id"] for row in site.rows] == [row["id"] for row in old]
 
 
 def test_both_predictions_of_a_task_become_the_new_one(
@@ -173,7 +154,7 @@ def test_both_predictions_of_a_task_become_the_new_one(
     assert [step.changed for step in site.redraw()] == [True, True]
     monkeypatch.undo()
     site.assert_shown()
-    assert len(site.shelf.rows) == 4
+    assert len(site.rows) == 4
 
 
 def test_another_region_project_has_its_masks_drawn_although_the_names_are_equal(
@@ -182,16 +163,17 @@ def test_another_region_project_has_its_masks_drawn_although_the_names_are_equal
     site.store.add_project(make_project(5, SCHEMA))
     site.publish("r1", project_id=5, weights=versions[1])
     site.ask_all()
-    old = copy.deepcopy(site.shelf.rows)
+    old = site.rows
     site.store.update_project(9, region_project=5)
     assert [step.changed for step in site.redraw()] == [True, True]
     site.assert_shown()
-    assert site.shelf.rows != old
+    assert site.rows != old
 
 
 def test_another_picture_in_a_task_is_drawn(site: Site) -> None:
     site.ask_all()
-    site.shelf.tasks[1], site.shelf.tasks[2] = site.shelf.tasks[2], site.shelf.tasks[1]
+    first, second = site.held.values()
+    first.data, second.data = second.data, first.data
     assert [step.changed for step in site.redraw()] == [True, True]
     site.assert_shown()
     assert [step.changed for step in site.redraw()] == [False, False]
@@ -203,9 +185,9 @@ def test_a_label_that_was_added_is_drawn(site: Site) -> None:
         control = f'<BrushLabels name="tag" toName="img">{items}</BrushLabels>'
         return f'<View><Image name="img" value="$image"/>{control}</View>'
 
-    site.shelf.label_config = setup(CLASSES[0])
+    site.change_setup(setup(CLASSES[0]))
     site.ask_all()
-    site.shelf.label_config = setup(*CLASSES)
+    site.change_setup(setup(*CLASSES))
     assert all(step.changed for step in site.redraw())
     site.assert_shown()
 
@@ -213,54 +195,56 @@ def test_a_label_that_was_added_is_drawn(site: Site) -> None:
 def test_what_is_not_ours_stays(site: Site) -> None:
     """Another model's predictions, and somebody's own under a name that we use too."""
     by_hand = [{"id": "Xy_1", "type": "brushlabels", "value": {}}]
-    others = {"another": [], "r1": by_hand}
-    kept = [
-        site.shelf.keep(1, {"result": result, "model_version": name, "score": 0.5})
-        for name, result in others.items()
-    ]
-    before = [copy.deepcopy(site.shelf.rows[number]) for number in kept]
+    for name, result in (("another", []), ("r1", by_hand)):
+        site.keep(1, {"result": result, "model_version": name, "score": 0.5})
+    before = site.rows
     site.ask_all()
     site.publish("p4-r2")
     site.redraw()
-    assert [site.shelf.rows[number] for number in kept] == before
-    assert site.shelf.rows[3]["model_version"] == "p4-r2"
+    assert site.rows[:2] == before
+    assert site.names() == ["another", "r1", "p4-r2", "p4-r2"]
 
 
 def test_masks_of_an_older_release_are_drawn_again(site: Site) -> None:
     """Their regions are named mask-0: something else was drawn as some class then."""
     site.ask_all()
-    for row in site.shelf.rows.values():
-        row["result"] = [
-            {**item, "id": f"mask-{number}"} for number, item in enumerate(row["result"])
-        ]
+    for row in site.rows:
+        old = [{**item, "id": f"mask-{number}"} for number, item in enumerate(row["result"])]
+        site.server.update_prediction(row["id"], {"result": old})
     assert [step.changed for step in site.redraw()] == [True, True]
     site.assert_shown()
 
 
 def test_one_picture_that_is_gone_stops_no_other(site: Site) -> None:
     site.ask_all()
-    image = site.store.image_by_source(9, site.shelf.tasks[1]["image"])
+    image = site.store.image_by_source(9, site.held[1].data["image"])
     assert image is not None
     Path(image.path).write_bytes(b"torn")
     site.publish("p4-r2")
     first, second = site.redraw()
     assert (first.changed, second.changed) == (False, True)
     assert "is not an image" in str(first.problem)
-    assert site.shelf.rows[1]["model_version"] == "r1"
+    assert site.names() == ["r1", "p4-r2"]
 
 
-def test_a_prediction_deleted_meanwhile_is_no_error(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_prediction_deleted_meanwhile_is_no_error(site: Site) -> None:
     site.ask_all()
     site.publish("p4-r2")
-    kept = site.shelf.predictions(1)
-    task = {"id": 1, "data": site.shelf.tasks[1]}
-    listed = [(task, frozenset({"r1"}))]
-    monkeypatch.setattr(site.shelf, "predictions", lambda _: kept)
-    monkeypatch.setattr(site.shelf, "tasks_with_versions", lambda _: listed)
-    site.shelf.rows.clear()
-    assert site.redraw() == [Redrawn(1, changed=False)]
+    site.server.before("update_prediction", site.held[1].predictions.clear, times=1)
+    assert site.redraw() == [Redrawn(1, changed=False), Redrawn(2, changed=True)]
+
+
+def test_label_studio_goes_away_in_the_middle(site: Site) -> None:
+    """`pixbal masks` says so; called again, it goes on where it was."""
+    site.ask_all()
+    site.publish("p4-r2")
+    site.server.go_away("predictions", skip=1)
+    with pytest.raises(Unreachable):
+        site.redraw()
+    assert site.names() == ["p4-r2", "r1"]
+    site.server.heal()
+    assert [step.changed for step in site.redraw()] == [False, True]
+    site.assert_shown()
 
 
 # -- the worker's part -------------------------------------------------------------------------
@@ -280,8 +264,9 @@ def test_the_worker_follows_each_version_that_comes_into_use(
     settle(refresh, site, "p4-r2")
     site.assert_shown()
     # Another worker, or this one started again, has nothing to do.
-    site.shelf.away = True
+    site.server.requests.clear()
     MaskRefresh(site.runtime).look()
+    assert site.server.requests == []
 
 
 def test_the_worker_draws_a_little_at_a_time(site: Site) -> None:
@@ -290,8 +275,7 @@ def test_the_worker_draws_a_little_at_a_time(site: Site) -> None:
     site.publish("p4-r2")
     refresh = MaskRefresh(site.runtime, budget_s=0.0)
     refresh.look()
-    versions = [row["model_version"] for row in site.shelf.rows.values()]
-    assert versions == ["p4-r2", "r1"]
+    assert site.names() == ["p4-r2", "r1"]
     settle(refresh, site, "p4-r2")
     site.assert_shown()
 
@@ -303,7 +287,7 @@ def test_an_answer_that_was_on_its_way_is_caught_up_with(site: Site) -> None:
     site.publish("p4-r2")
     refresh = MaskRefresh(site.runtime)
     refresh.look()
-    site.shelf.keep(1, late)
+    site.keep(1, late)
     settle(refresh, site, "p4-r2")
     site.assert_shown()
 
@@ -314,11 +298,12 @@ def test_the_worker_waits_for_a_round_and_for_label_studio(site: Site) -> None:
     site.store.start_round(4, 1, "labels", "key")
     refresh = MaskRefresh(site.runtime)
     refresh.look()
-    assert {row["model_version"] for row in site.shelf.rows.values()} == {"r1"}
+    assert set(site.names()) == {"r1"}
     site.store.update_round(4, 1, state="done")
-    site.shelf.away = True
+    site.server.go_away()
     refresh.look()  # no error
-    site.shelf.away = False
+    assert set(site.names()) == {"r1"}
+    site.server.heal()
     settle(refresh, site, "p4-r2")
     site.assert_shown()
 
@@ -329,4 +314,4 @@ def settle(refresh: MaskRefresh, site: Site, version: str) -> None:
         refresh.look()
         if site.masks().model_version == version:
             return
-    raise AssertionError(f"{version} is not shown: {site.shelf.rows}")
+    raise AssertionError(f"{version} is not shown: {site.names()}")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from backend_helpers import at, make_image, make_project, make_schema, make_settings, make_store
 from click.testing import CliRunner
+from fake_label_studio import FakeLabelStudio
 from PIL import Image as PILImage
 from skimage.draw import polygon2mask
 from stack import Stack
@@ -21,7 +22,6 @@ from training_helpers import CLASSES, scene, tiny_config, tiny_snapshot
 from label_config import LabelConfigError
 from label_config.brush import read_masks
 from label_config.mask_control import MaskControl, read_mask_control
-from ml_backend import masks
 from ml_backend.cli import main
 from ml_backend.connect import TITLE
 from ml_backend.doctor_project import examine_project, mask_version
@@ -52,33 +52,12 @@ def setup(tag: str) -> str:
 # -- what can be said without a server ---------------------------------------------------------
 
 
-class Server:
-    """Stands for Label Studio where only its project, which has no tasks, is looked at."""
-
-    def __init__(self, label_config: str) -> None:
-        self.label_config = label_config
-
-    def project(self, project_id: int) -> dict[str, Any]:
-        return {"title": "photos", "label_config": self.label_config}
-
-    def tasks(self, project_id: int, *, with_annotations: bool) -> list[dict[str, Any]]:
-        return []
-
-    def tasks_with_versions(self, project_id: int) -> list[Any]:
-        return []
-
-
 def ask(
     store: Store, tmp_path: Path, label_config: str, project: int = 7, region: int | None = 4
 ) -> MasksReport:
-    ls: Any = Server(label_config)
+    ls = FakeLabelStudio()
+    ls.server.add_project(project, label_config, title="photos")
     return show_masks(make_settings(tmp_path), store, ls, project, region)
-
-
-@pytest.fixture
-def unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where connecting is not the question."""
-    monkeypatch.setattr(masks, "connect", lambda *_, **__: [])
 
 
 def test_nothing_is_recorded_where_masks_have_no_place(tmp_path: Path) -> None:
@@ -100,7 +79,6 @@ def test_a_region_project_shows_no_masks(tmp_path: Path) -> None:
         ask(store, tmp_path, setup("BrushLabels"), project=4)
 
 
-@pytest.mark.usefixtures("unconnected")
 def test_the_region_project_is_named_once_and_kept(tmp_path: Path) -> None:
     setups = setup("BrushLabels")
     regions = [make_project(number, SCHEMA, title=f"regions {number}") for number in (4, 5)]
@@ -130,7 +108,6 @@ def test_the_region_project_is_named_once_and_kept(tmp_path: Path) -> None:
         assert (found.region_project, found.model_version) == (5, "r1")
 
 
-@pytest.mark.usefixtures("unconnected")
 def test_a_project_of_before_must_say_whose_masks_it_shows(tmp_path: Path) -> None:
     old = make_project(7, SCHEMA, template="image_masks")
     with make_store(tmp_path, make_project(4, SCHEMA), make_project(6), old) as store:
@@ -150,11 +127,11 @@ def test_a_project_of_before_must_say_whose_masks_it_shows(tmp_path: Path) -> No
         assert "--region-project M" in hint
 
 
-@pytest.mark.usefixtures("unconnected")
 def test_init_leaves_masks_with_the_project_that_was_named(tmp_path: Path) -> None:
     with make_store(tmp_path, make_project(4, SCHEMA), make_project(5, SCHEMA)) as store:
         ask(store, tmp_path, setup("BrushLabels"), region=5)
-        ls: Any = Server(setup("BrushLabels"))
+        ls = FakeLabelStudio()
+        ls.server.add_project(7, setup("BrushLabels"), title="photos")
         (said,) = init_masks(make_settings(tmp_path), store, ls, 4, 7)
         assert said == (
             "masks in project 7 stay those of project 5; "
@@ -168,7 +145,6 @@ def test_init_leaves_masks_with_the_project_that_was_named(tmp_path: Path) -> No
         )
 
 
-@pytest.mark.usefixtures("unconnected")
 def test_the_picture_that_is_painted_on_is_imported(tmp_path: Path) -> None:
     """The region project has the first image of each task; the labels are on the second one."""
     label_config = (
@@ -176,15 +152,10 @@ def test_the_picture_that_is_painted_on_is_imported(tmp_path: Path) -> None:
         '<BrushLabels name="tag" toName="depth"><Label value="grass"/></BrushLabels></View>'
     )
 
-    class Tasks(Server):
-        def tasks(self, project_id: int, *, with_annotations: bool) -> list[dict[str, Any]]:
-            return [{"id": 1, "data": {"rgb": "/data/upload/7/a", "depth": "/data/upload/7/b"}}]
-
-        def fetch(self, url: str, task_id: int) -> bytes:
-            assert url == "/data/upload/7/b"
-            return png(3)[0]
-
-    ls: Any = Tasks(label_config)
+    ls = FakeLabelStudio()
+    ls.server.add_project(7, label_config, title="photos")
+    ls.server.add_task(7, 1, {"rgb": "/data/upload/7/a", "depth": "/data/upload/7/b"})
+    ls.server.files["/data/upload/7/b"] = png(3)[0]
     region = make_project(4, SCHEMA, method="grid", side_px=16)
     with make_store(tmp_path, region) as store:
         store.add_images([make_image(4, source="/data/upload/7/a", ls_task_id=1)])
@@ -195,7 +166,6 @@ def test_the_picture_that_is_painted_on_is_imported(tmp_path: Path) -> None:
         assert (image.source, image.width, image.height) == ("/data/upload/7/b", 160, 120)
 
 
-@pytest.mark.usefixtures("unconnected")
 def test_trouble_of_a_region_project_is_not_that_of_the_masks(tmp_path: Path) -> None:
     paused = make_project(4, SCHEMA, state="paused", trouble="gone", push_held=True)
     with make_store(tmp_path, paused) as store:
