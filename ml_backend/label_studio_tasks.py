@@ -167,11 +167,17 @@ class TaskCalls(Calls):
             last = int(page[-1]["id"])
 
     def predictions(self, task_id: int) -> list[dict[str, Any]]:
-        """The predictions of one task: {id, result, model_version, ...}."""
+        """The predictions of one task: {id, result, model_version, ...}; [] where it is gone."""
         # Raw, as in `tasks`.
-        found: list[dict[str, Any]] = self.raw(
-            "GET", "api/predictions/", f"predictions of task {task_id}", params={"task": task_id}
-        )
+        what = f"predictions of task {task_id}"
+        try:
+            found: list[dict[str, Any]] = self.raw(
+                "GET", "api/predictions/", what, params={"task": task_id}
+            )
+        except Refused as error:
+            if error.code == 400 and "not one of the available choices" in error.message:
+                return []
+            raise
         return found
 
     def update_prediction(self, prediction_id: int, **fields: Any) -> None:

@@ -418,9 +418,14 @@ class FakeServer:
         return deepcopy(self._project_of_task(task_id).of_task(task_id))
 
     def predictions_of(self, task_id: int) -> list[Row]:
-        """The predictions of a task, the oldest first; none of a task that is not there."""
-        found = [p.tasks[task_id] for p in self.projects.values() if task_id in p.tasks]
-        return [{**deepcopy(row), "task": t.id} for t in found for row in t.predictions]
+        """The predictions of a task, the oldest first; 400 where it is not there."""
+        for project in self.projects.values():
+            if task_id in project.tasks:
+                rows = project.tasks[task_id].predictions
+                return [{**deepcopy(row), "task": task_id} for row in rows]
+        raise invalid(
+            task=["Select a valid choice. That choice is not one of the available choices."]
+        )
 
     def update_prediction(self, prediction_id: int, fields: Row) -> Row:
         """Change a prediction; its task counts as changed."""

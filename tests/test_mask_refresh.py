@@ -234,6 +234,14 @@ def test_a_prediction_deleted_meanwhile_is_no_error(site: Site) -> None:
     assert site.redraw() == [Redrawn(1, changed=False), Redrawn(2, changed=True)]
 
 
+def test_a_task_deleted_meanwhile_is_no_error(site: Site) -> None:
+    site.ask_all()
+    site.publish("p4-r2")
+    site.server.before("predictions", lambda: site.server.delete_tasks(9, [1]))
+    assert site.redraw() == [Redrawn(1, changed=False), Redrawn(2, changed=True)]
+    site.assert_shown()
+
+
 def test_label_studio_goes_away_in_the_middle(site: Site) -> None:
     """`pixbal masks` says so; called again, it goes on where it was."""
     site.ask_all()
