@@ -17,7 +17,7 @@ from ml_backend.ingest import REGION_TEMPLATES
 from ml_backend.label_studio import Change, LabelStudio
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.mask_predictions import fitting_projects, serving_version
-from ml_backend.mask_refresh import Redrawn, redraw
+from ml_backend.mask_redraw import Redrawn, redraw
 from ml_backend.pool import Cut, ImportReport, import_images
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store

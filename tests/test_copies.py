@@ -90,6 +90,23 @@ def test_an_unanswered_copy_goes(store: Store) -> None:
     assert heal(store, ls, 11) == 0
 
 
+@pytest.mark.guarantee(12)
+def test_a_copy_that_was_answered_since_the_walk_stays(store: Store) -> None:
+    """An annotator was quicker than the clean-up: her answer is not thrown away.
+
+    Seen failing with the second look left out of `remove_copies`.
+    """
+    ls = open_office(store)
+    add(ls, 9, 0)
+    report = reconcile(store, ls, PROJECT, at(10))
+    answer(ls, 9, "Sky")
+    with no_answer_lost(ls):
+        assert remove_copies(store, ls, PROJECT, report.copies) == 0
+    assert ls.annotations(9)
+    assert heal(store, ls, 20) == 1  # the empty one goes instead
+    assert ledger(store)[0] == (9, "answered")
+
+
 @pytest.mark.parametrize("skipped", [False, True])
 def test_an_answered_copy_takes_the_place(store: Store, skipped: bool) -> None:
     """Seen failing with the oldest task kept, whichever was answered."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from fake_label_studio import FakeLabelStudio
 from fake_label_studio_server import FakeServer, FakeTask
 from training_helpers import CLASSES, tiny_config, tiny_snapshot, write_pool
 
+from ml_backend import mask_refresh
 from ml_backend.label_studio import Unreachable
+from ml_backend.leases import Keeper
 from ml_backend.mask_predictions import mask_predictions
-from ml_backend.mask_refresh import MaskRefresh, Redrawn, redraw
+from ml_backend.mask_redraw import Redrawn, redraw
+from ml_backend.mask_refresh import MaskRefresh
 from ml_backend.runtime import Runtime
 from ml_backend.store import Project, Store, VersionRow
 from training.rounds import run_round
@@ -85,6 +89,12 @@ class Site:
         for task_id in self.held:
             self.keep(task_id, self.answer(task_id))
 
+    def refresh(self, budget_s: float = 1e9) -> MaskRefresh:
+        """A worker's part, whose clock moves a second with every look at it."""
+        keeper, ticks = Keeper(self.store, "worker", 30.0), itertools.count()
+        clock = lambda: float(next(ticks))  # noqa: E731
+        return MaskRefresh(self.runtime, keeper, clock, lambda: at(1), budget_s)
+
     def redraw(self) -> list[Redrawn]:
         runtime = self.runtime
         return list(redraw(runtime.settings, runtime.store, runtime.ls, self.masks()))
@@ -110,7 +120,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> list[Version]:
 
 @pytest.fixture
 def site(tmp_path: Path, versions: list[Version]) -> Iterator[Site]:
-    settings = make_settings(tmp_path, PIXBAL_DEVICE="cpu", PIXBAL_RECONCILE_S="0.01")
+    settings = make_settings(tmp_path, PIXBAL_DEVICE="cpu", PIXBAL_RECONCILE_S="20")
     with make_store(tmp_path, make_project(4, SCHEMA), MASKS) as store:
         ls = FakeLabelStudio()
         ls.server.add_project(9, MASKS.label_config)
@@ -262,7 +272,7 @@ def test_the_worker_follows_each_version_that_comes_into_use(
     site: Site, versions: list[Version]
 ) -> None:
     site.ask_all()
-    refresh = MaskRefresh(site.runtime)
+    refresh = site.refresh()
     settle(refresh, site, "r1")
     for name, weights in (("p4-r2", versions[1]), ("p4-r3", versions[0])):
         site.publish(name, weights=weights)
@@ -273,15 +283,15 @@ def test_the_worker_follows_each_version_that_comes_into_use(
     site.assert_shown()
     # Another worker, or this one started again, has nothing to do.
     site.server.requests.clear()
-    MaskRefresh(site.runtime).look()
+    site.refresh().look()
     assert site.server.requests == []
 
 
 def test_the_worker_draws_a_little_at_a_time(site: Site) -> None:
     site.ask_all()
-    settle(MaskRefresh(site.runtime), site, "r1")
+    settle(site.refresh(), site, "r1")
     site.publish("p4-r2")
-    refresh = MaskRefresh(site.runtime, budget_s=0.0)
+    refresh = site.refresh(budget_s=0.0)
     refresh.look()
     assert site.names() == ["p4-r2", "r1"]
     settle(refresh, site, "p4-r2")
@@ -293,27 +303,50 @@ def test_an_answer_that_was_on_its_way_is_caught_up_with(site: Site) -> None:
     site.ask_all()
     late = site.answer(1)
     site.publish("p4-r2")
-    refresh = MaskRefresh(site.runtime)
+    refresh = site.refresh()
     refresh.look()
     site.keep(1, late)
     settle(refresh, site, "p4-r2")
     site.assert_shown()
 
 
-def test_the_worker_waits_for_a_round_and_for_label_studio(site: Site) -> None:
+def test_the_worker_waits_for_the_gpu(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mask_refresh, "device_lease", lambda _: "gpu:1")
     site.ask_all()
     site.publish("p4-r2")
-    site.store.start_round(4, 1, "labels", "key")
-    refresh = MaskRefresh(site.runtime)
-    refresh.look()
-    assert set(site.names()) == {"r1"}
-    site.store.update_round(4, 1, state="done")
-    site.server.go_away()
-    refresh.look()  # no error
+    refresh, other = site.refresh(), Keeper(site.store, "another", 30.0)
+    with other.turn("gpu:1"):
+        refresh.look()
+        assert set(site.names()) == {"r1"}
+    settle(refresh, site, "p4-r2")
+    site.assert_shown()
+
+
+def test_a_project_that_is_refused_says_so_and_is_left_alone_for_a_while(site: Site) -> None:
+    site.ask_all()
+    site.publish("p4-r2")
+    refresh = site.refresh()
+    site.server.fail("project", 404, project=9, times=None)
+    for _ in range(3):
+        refresh.look()
+    assert len(site.server.asked("project")) == 1
+    assert "answered 404" in str(site.masks().trouble)
     assert set(site.names()) == {"r1"}
     site.server.heal()
     settle(refresh, site, "p4-r2")
     site.assert_shown()
+    assert site.masks().trouble is None
+
+
+def test_a_paused_project_is_left_alone(site: Site) -> None:
+    site.ask_all()
+    site.publish("p4-r2")
+    site.store.update_project(9, state="paused")
+    refresh = site.refresh()
+    refresh.look()
+    assert set(site.names()) == {"r1"}
+    site.store.update_project(9, state="active")
+    settle(refresh, site, "p4-r2")
 
 
 def settle(refresh: MaskRefresh, site: Site, version: str) -> None:
