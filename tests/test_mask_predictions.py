@@ -124,6 +124,7 @@ def test_the_image_is_the_one_that_the_labels_are_about(
     image = make_image(9, "depth", path=str(tmp_path / "depth.png"), source="/data/upload/depth")
     store.add_images([image])
     data = {"rgb": "/data/upload/scene0", "depth": "/data/upload/depth", "image_id": "scene0"}
+    data["above"] = "/data/upload/scene1"  # first, by name too
     (item,) = predict(client, {"id": 1, "data": data}, label_config=setup).get_json()["results"]
     sizes = {(r["to_name"], r["original_width"], r["original_height"]) for r in item["result"]}
     assert sizes == {("depth", 32, 24)}
