@@ -26,6 +26,7 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.leases import Keeper, give_up, project_lease, push_lease
 from ml_backend.locks import file_lock, worker_lock
 from ml_backend.logs import configure_logging
+from ml_backend.mask_refresh import MaskRefresh
 from ml_backend.player import Player, utc_now
 from ml_backend.reconcile import ReconcileReport, reconcile
 from ml_backend.rescue import Rescue
@@ -55,6 +56,7 @@ class Worker:
     stop: threading.Event = field(default_factory=threading.Event)
     cycle: Cycle = field(init=False)
     rescue: Rescue = field(init=False)
+    masks: MaskRefresh = field(init=False)
     pushes: Pauses = field(init=False)
     walks: Pauses = field(init=False)
     _pushing: set[int] = field(default_factory=set)  # a push was queued, its end not seen yet
@@ -68,6 +70,7 @@ class Worker:
         self.rescue = Rescue(store, self.keeper, self.engine, settings.retry_s, self.clock)
         self.pushes = Pauses(settings.retry_s, self.clock)
         self.walks = Pauses(settings.reconcile_s, self.clock)
+        self.masks = MaskRefresh(self.runtime, self.keeper, self.clock, self.now)
 
     def run(self) -> None:
         """Take up what was running, then poll until stopped."""
@@ -114,10 +117,11 @@ class Worker:
         os.replace(temporary, path)
 
     def tick(self) -> None:
-        """One look: events, reconciliation, then what each project needs."""
+        """One look: events, reconciliation, masks, then what each project needs."""
         store = self.runtime.store
         came = round_steps.apply_pending_events(store)
         found = self._reconcile_due()
+        self.masks.look()
         asked = store.pending_events(actions=(*asking.TRAIN_ACTIONS, asking.PUSH), limit=1)
         now = self.clock()
         if not (came or found or asked) and now - self._decided < DECIDE_EVERY_S:
