@@ -160,7 +160,7 @@ def picture(settings: Settings, ls: LabelStudio, url: str) -> tuple[bool | None,
 
     if url.startswith("/"):
         return True, f"{len(ls.fetch(url))} bytes from Label Studio", ""
-    origin = "{0.scheme}://{0.netloc}".format(urlsplit(settings.label_studio_url))
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(settings.label_studio_public_url))
     try:
         answer = httpx.get(url, headers={"Origin": origin}, timeout=10.0, trust_env=False)
     except httpx.HTTPError as error:

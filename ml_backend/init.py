@@ -22,6 +22,7 @@ from ml_backend.runtime import Runtime, version_name
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
 from training.config import CONFIGS, TrainConfig
+from training.seeds import NO_SEEDS, REPAIR_OPENCV, has_seeds
 from training.superpixels import available_methods, default_method
 
 
@@ -59,10 +60,12 @@ class InitReport:
     pushed: int
     open_questions: int = field(default=0)
     masks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
         found = [
+            *self.warnings,
             f"project {self.project.id}: {'created' if self.created else 'unchanged'}",
             f"images: {self.images.added} added, {self.images.known} known, "
             f"{len(self.images.unreadable)} refused; {self.images.regions} new regions",
@@ -108,13 +111,27 @@ def initialise(
         connected = (*connected[:-1], again[-1])  # the model version, which is set last
     return InitReport(
         project=project,
-        url=f"{settings.label_studio_url}/projects/{project.id}/data",
+        url=settings.project_page(project.id),
         created=created,
         images=images,
         connected=connected,
         pushed=pushed,
         open_questions=len(store.queries(project.id, status="open")),
         masks=_masks(settings, store, ls, project.id, request.from_project),
+        warnings=method_warning(request) if created else (),
+    )
+
+
+def method_warning(request: InitRequest) -> tuple[str, ...]:
+    """What to say before a new project is cut by another method than the default one.
+
+    It keeps its method for good, and the package that takes SEEDS away is installed unasked.
+    """
+    if request.method is not None or has_seeds():
+        return ()
+    return (
+        f"WARNING: {NO_SEEDS} A new project is cut by SLIC instead, for good.",
+        f"         {REPAIR_OPENCV} To have SLIC all the same without this warning: --method slic.",
     )
 
 

@@ -53,10 +53,10 @@ def task_pixels(
     url = data.get(key) if isinstance(data, Mapping) else None
     if not isinstance(url, str) or not url:
         raise NotFound(f"It names no image under {key!r}.")
-    ls = _client(settings.label_studio_url, settings.label_studio_api_key)
+    ls = _client(settings)
     return read_image(ls.fetch(url, task["id"]), max_pixels=settings.max_pixels)
 
 
 @lru_cache(maxsize=1)
-def _client(url: str, api_key: str) -> LabelStudio:
-    return LabelStudio(url, api_key)
+def _client(settings: Settings) -> LabelStudio:
+    return LabelStudio.of(settings)
