@@ -83,7 +83,7 @@ def masks(project: int, region_project: int | None) -> None:
     from ml_backend.masks import show_masks
 
     settings, store, ls = cli_common.open_all()
-    region_id = cli_common.only_project(store, region_project)
+    region_id = cli_common.only_project(store, region_project, "--region-project")
     for line in show_masks(settings, store, ls, project, region_id).lines():
         click.echo(line)
 

@@ -61,6 +61,7 @@ class InitReport:
     open_questions: int = field(default=0)
     masks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    asked_to_push: bool = True
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
@@ -71,11 +72,21 @@ class InitReport:
             f"{len(self.images.unreadable)} refused; {self.images.regions} new regions",
             *(f"  refused {name}: {reason}" for name, reason in self.images.unreadable),
             *(f"{what}: {how}" for what, how in self.connected),
-            f"questions: {self.pushed} pushed, {self.open_questions} open",
+            self._questions(),
             *self.masks,
             f'Open {self.url} and press "Label All Tasks".',
         ]
         return found
+
+    def _questions(self) -> str:
+        """What was pushed, or why nothing was."""
+        if self.pushed:
+            return f"questions: {self.pushed} pushed, {self.open_questions} open"
+        if self.open_questions:
+            return f"questions: {self.open_questions} are open already, so none was pushed now"
+        if not self.asked_to_push:
+            return "questions: none pushed, as --no-push asks; `pixbal push` pushes them"
+        return "questions: none pushed and none open; see `pixbal status`"
 
 
 def initialise(
@@ -104,6 +115,10 @@ def initialise(
         )
     current = project.model_version or version_name(0)
     connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+    if created and request.project is None:
+        # It was made with the project itself, just now.
+        connected = tuple((what, "created" if what == "label config" else how)
+                          for what, how in connected)  # fmt: skip
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
     if pushed:
         # The order of the queue hangs on it, and it needs a prediction to exist.
@@ -119,6 +134,7 @@ def initialise(
         open_questions=len(store.queries(project.id, status="open")),
         masks=_masks(settings, store, ls, project.id, request.from_project),
         warnings=method_warning(request) if created else (),
+        asked_to_push=request.push,
     )
 
 

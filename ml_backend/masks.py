@@ -64,7 +64,10 @@ def show_masks(
     """
     region = store.project(region_project)
     if region is None or region.template not in REGION_TEMPLATES:
-        raise NotFound(f"Project {region_project} is no region project known here.")
+        raise NotFound(
+            f"Project {region_project} is no region project known here.",
+            "Name one that `pixbal status` lists with --region-project.",
+        )
     found = ls.project(project_id)
     label_config = str(found.get("label_config") or "")
     control = read_mask_control(label_config, ClassSchema.from_json(region.schema_json))
