@@ -125,6 +125,7 @@ def project(project_id: int) -> str:
         "project.html",
         status=project_status(dashboard().services.settings, store, row.id),
         job=_job(row.id, workers),
+        training=asking.webhook_command(dashboard().services.settings.public_url, row.id),
         rounds=view.round_lines(rounds, versions),
         versions=view.version_lines(versions, row.model_version),
         curve=view.curve(rounds, versions),
