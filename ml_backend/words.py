@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ml_backend.leases import project_lease
 from ml_backend.liveness import WorkerSign
 from ml_backend.store import Project, Round, Store
 
@@ -39,9 +38,6 @@ def waits_for(store: Store, row: Round, workers: Sequence[WorkerSign]) -> str:
         return ""
     if not any(worker.alive for worker in workers):
         return "waiting for a worker, and none runs: start one with `pixbal worker`"
-    lease = store.lease(project_lease(row.project_id))
-    if lease is not None and (lease.holder or "").startswith("command-"):
-        return f"waiting for a command that works on this project ({lease.holder})"
     others = _unfinished(store, row)
     running = [(project, other) for project, other in others if other.state != "queued"]
     if running:

@@ -183,6 +183,4 @@ def test_a_queued_round_says_behind_whom_it_waits(tmp_path: Path) -> None:
         )
         store.update_round(5, 3, state="queued", started_at=row.started_at.replace(year=2001))
         assert said() == "waiting for the worker, behind the round of project 5, 'Facades'"
-        Keeper(store, "command-77", 30.0).take(project_lease(4))
-        assert "waiting for a command that works on this project (command-77@" in said()
         assert waits_for(store, Round(4, 1, "labels", "w", "stage1"), ()) == ""

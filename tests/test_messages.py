@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from backend_helpers import make_project, make_settings, make_store
 from click.testing import CliRunner, Result
+from fake_label_studio import FakeLabelStudio
 from PIL import Image
 
 from label_config import ClassSchema, LabelConfigError
-from ml_backend import init
 from ml_backend.cli import main
 from ml_backend.cli_simulate import with_spread
 from ml_backend.errors import BackendError
-from ml_backend.init import InitReport, InitRequest, train_config
+from ml_backend.init import InitReport, InitRequest, initialise, train_config
 from ml_backend.pool import Cut, ImportReport, Source, import_images
 from ml_backend.store import Store
 from training.config import StageConfig, TrainConfig
@@ -182,24 +182,8 @@ def test_init_says_why_it_pushed_nothing() -> None:
     assert "see `pixbal status`" in report()
 
 
-class Fresh:
-    """A Label Studio that makes project 4 and says yes to whatever is asked."""
-
-    url = "http://127.0.0.1:9"
-
-    def create_project(self, title: str, label_config: str) -> int:
-        return 4
-
-    def project(self, project_id: int) -> dict[str, object]:
-        return {"id": project_id}
-
-
-def test_a_new_project_has_a_new_label_config(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_project_has_a_new_label_config(tmp_path: Path) -> None:
     """Seen failing as it was: "label config: unchanged" of a project made a second ago."""
-    found = [("label config", "unchanged"), ("webhook", "created"), ("model version r0", "updated")]
-    monkeypatch.setattr(init, "connect", lambda *_: list(found))
     Image.new("RGB", (64, 48), (9, 99, 199)).save(tmp_path / "a.png")
     request = InitRequest(
         classes="camvid", images=(str(tmp_path / "a.png"),), method="grid", side=16, push=False
@@ -207,10 +191,8 @@ def test_a_new_project_has_a_new_label_config(
     settings = make_settings(tmp_path / "home")
     settings.home.mkdir()
     with Store.open(settings.database_url) as store:
-        reports = [
-            init.initialise(settings, store, Fresh(), request)  # type: ignore[arg-type]
-            for _ in range(2)
-        ]
+        ls = FakeLabelStudio()
+        reports = [initialise(settings, store, ls, request) for _ in range(2)]
     assert [line for line in reports[0].lines() if "label config" in line] == [
         "label config: created"
     ]

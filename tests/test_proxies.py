@@ -10,6 +10,7 @@ import pytest
 from backend_helpers import make_settings, make_store
 from click.testing import CliRunner
 from http_stub import Reply, Stub, replies
+from PIL import Image
 
 from ml_backend.backoff import Backoff
 from ml_backend.cli import main
@@ -144,7 +145,7 @@ def test_a_forgotten_token_is_called_missing(tmp_path: Path) -> None:
     assert error.message.startswith("LABEL_STUDIO_API_KEY is not set")
     assert "http://127.0.0.1:8080/user/account" in error.hint
     environment = {"PIXBAL_HOME": str(tmp_path), "LABEL_STUDIO_API_KEY": ""}
-    (tmp_path / "a.png").write_bytes(b"")
+    Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
     command = ["init", "--images", str(tmp_path / "a.png"), "--classes", "camvid"]
     result = CliRunner().invoke(main, command, env=environment)
     assert result.exit_code == 1
