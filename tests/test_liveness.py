@@ -134,7 +134,7 @@ def test_healthcheck_asks_for_the_worker_of_its_own_environment(tmp_path: Path) 
     assert "does not run" in result.output
     assert "pixbal worker" in result.output
     with make_store(tmp_path) as store:
-        mine, other = started(store, "mine", "other")
+        mine, other = started(store, "mine", "another")
         stop = threading.Event()
 
         def beat(*keepers: Keeper) -> None:

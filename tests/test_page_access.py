@@ -30,7 +30,7 @@ CLIPPED = """() => [...document.querySelectorAll('svg[role=img]')].flatMap(svg =
     const r = text.getBoundingClientRect();
     return [text.textContent, Math.max(box.left - r.left, r.right - box.right,
                                        box.top - r.top, r.bottom - box.bottom)];
-  }).filter(([, outside]) => outside > 0.5);
+  }).filter(([, outside]) => outside > 0.25);
 })"""
 # What can be scrolled and neither takes the focus nor holds anything that does.
 UNREACHABLE = """() => [...document.querySelectorAll('main *')].filter(item =>
