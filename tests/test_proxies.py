@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from backend_helpers import make_settings, make_store
 from click.testing import CliRunner
+from fake_label_studio import FakeLabelStudio
 from http_stub import Reply, Stub, replies
 from PIL import Image
 
@@ -20,6 +21,7 @@ from ml_backend.demo.servers import backend_environment
 from ml_backend.doctor import examine
 from ml_backend.errors import BackendError
 from ml_backend.label_studio import LabelStudio
+from ml_backend.label_studio_errors import RESERVED_ADDRESS
 from ml_backend.managed import answers
 from ml_backend.processes import LabelStudioServer
 from ml_backend.settings import Settings
@@ -155,3 +157,14 @@ def test_a_forgotten_token_is_called_missing(tmp_path: Path) -> None:
         checks = {c.name: c for c in examine(settings, store, LabelStudio.of(settings), workers=())}
     assert checks["token"].ok is False
     assert "LABEL_STUDIO_API_KEY is not set" in checks["token"].detail
+
+
+def test_a_backend_that_label_studio_cannot_reach_may_be_behind_its_proxy(proxy: Stub) -> None:
+    """`init` says so where the refusal does not already say another reason."""
+    for detail, hinted in (("Can't connect to ML backend", True), (RESERVED_ADDRESS, False)):
+        ls = FakeLabelStudio()
+        ls.server.add_project(4, "<View/>")
+        ls.server.fail("create_ml_backend", 400, body={"detail": detail})
+        with pytest.raises(BackendError) as caught:
+            ls.ensure_ml_backend(4, "http://pixbal.internal:9090", "PixBal", "u", "p")
+        assert ("pixbal.internal in its NO_PROXY" in caught.value.hint) is hinted
