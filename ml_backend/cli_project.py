@@ -55,10 +55,13 @@ def init(**options: Any) -> None:
     """Create or adopt a Label Studio project, import images, connect, push the first questions."""
     from rich.progress import Progress
 
-    from ml_backend.init import InitRequest, initialise
+    from ml_backend.init import InitRequest, initialise, method_warning
 
     settings, store, ls = cli_common.open_all()
     request = InitRequest(**options)
+    # Before the import, so that it can be stopped; the report says it again.
+    for line in method_warning(request):
+        click.echo(line, err=True)
     with Progress(transient=True) as bar:
         task = bar.add_task("Reading images and cutting them into regions", total=None)
         report = initialise(
@@ -120,18 +123,25 @@ def status(project: int | None, as_json: bool) -> None:
     from rich.console import Console
 
     from ml_backend.ingest import REGION_TEMPLATES
+    from ml_backend.liveness import look_at_workers
     from ml_backend.status import project_status, status_tables
 
     settings, store, _ = cli_common.open_all()
     regions = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
     wanted = [cli_common.only_project(store, project)] if project else regions
-    found = [project_status(settings, store, project_id) for project_id in wanted]
+    workers = look_at_workers(settings, store)
+    found = [project_status(settings, store, project_id, workers) for project_id in wanted]
     if as_json:
         cli_common.echo_json(found)
         return
     if not found:
         click.echo("no project yet; make one with `pixbal init --images ... --classes ...`")
     console = Console()
+    for worker in workers:
+        sign = "alive" if worker.alive else "no sign of it: see `pixbal doctor`"
+        console.print(f"worker {worker.id}: {sign}", markup=False, highlight=False)
+    if not any(worker.alive for worker in workers):
+        console.print("no worker runs: start one with `pixbal worker` or `pixbal up`")
     for item in found:
         for table in status_tables(item):
             console.print(table)

@@ -81,9 +81,8 @@ def picture_of(
     stored = find_image(store, project_ids, url)
     if stored is not None and is_upload(settings, url):
         return Picture(stored.image_id, Path(stored.path))
-    ls = _client(settings.label_studio_url, settings.label_studio_api_key)
     try:
-        fetched = ls.fetch(url, task["id"])
+        fetched = _client(settings).fetch(url, task["id"])
     except BackendError as error:
         if stored is None:
             raise
@@ -94,6 +93,6 @@ def picture_of(
 
 
 @lru_cache(maxsize=1)
-def _client(url: str, api_key: str) -> LabelStudio:
+def _client(settings: Settings) -> LabelStudio:
     # Label Studio waits for us, 100 s for all tasks of a request.
-    return LabelStudio(url, api_key, backoff=Backoff(attempts=2))
+    return LabelStudio.of(settings, backoff=Backoff(attempts=2))

@@ -74,7 +74,6 @@ class Worker:
 
     def run(self) -> None:
         """Take up what was running, then poll until stopped."""
-        self.heartbeat()
         log.info("worker %s ready: home %s", self.keeper.worker_id, self.runtime.settings.home)
         while not self.stop.is_set():
             try:
@@ -102,19 +101,10 @@ class Worker:
         while not self.stop.wait(self.keeper.beat_s):
             try:
                 self.keeper.beat()
-                self.heartbeat()
             except LeaseLost as error:
                 give_up(error)
             except Exception as error:  # the database is away, the disk is full
                 log.warning("no heartbeat: %s", reason_of(error))
-
-    def heartbeat(self) -> None:
-        """Say that the worker is alive; `pixbal doctor` and the health check read it."""
-        path = self.runtime.settings.home / "worker.heartbeat"
-        # Several workers may share a home, and take turns at the file.
-        temporary = path.with_name(f"{path.name}.{self.keeper.worker_id}")
-        temporary.write_text(f"{time.time():.3f}\n", encoding="ascii")
-        os.replace(temporary, path)
 
     def tick(self) -> None:
         """One look: events, reconciliation, masks, then what each project needs."""
@@ -280,7 +270,7 @@ def main(settings: Settings) -> None:
     lock = worker_lock(settings.home, settings.worker_id)
     with file_lock(lock, what=f"the worker {settings.worker_id} of this home", wait=False):
         store = Store.open(settings.database_url)
-        ls = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+        ls = LabelStudio.of(settings)
         runtime = Runtime(settings, store, ls)
         keeper = Keeper(store, settings.worker_id, settings.lease_s)
         engine = DurableEngine(Player(runtime, keeper))
