@@ -9,12 +9,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from training_helpers import end_to_end_config, tiny_config, tiny_snapshot
 
-from training import rounds
+from training import pseudo_label_files, rounds
 from training.errors import CheckpointError, ConfigError, SnapshotError, TrainingError
 from training.loop import Progress
 from training.rounds import run_round
@@ -160,6 +161,23 @@ def test_self_training_labels_more_pixels(
         for share in (0.3, 1.0)
     ]
     assert version.metrics["pseudo_labels"]["labelled_share"] < labelled[0] < labelled[1] == 1.0
+
+
+def test_self_training_is_sure_at_the_temperature_of_training(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen failing with the 0.1 of the paper, whatever was set."""
+    seen: list[float] = []
+    real = pseudo_label_files.confidences
+
+    def confidences(logits: torch.Tensor, temperature: float) -> Any:
+        seen.append(temperature)
+        return real(logits, temperature)
+
+    monkeypatch.setattr(pseudo_label_files, "confidences", confidences)
+    config = tiny_config().with_overrides(["temperature=0.3", "pseudo_labels.confident=0.5"])
+    run_round(snapshot.path, config, tmp_path / "v")
+    assert set(seen) == {0.3}
 
 
 def test_every_step_is_reported(snapshot: Snapshot, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def _encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
         encoder: nn.Module = smp.encoders.get_encoder(
             f"tu-{config.encoder}", weights=None, output_stride=config.output_stride
         )
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, AssertionError) as error:
         raise ConfigError(
             f"{config.encoder} cannot give features at stride {config.output_stride}: {error}",
             hint="Take a convolutional encoder, for instance resnet50s.",

@@ -22,8 +22,6 @@ from training.pseudo_labels import expand, localise
 from training.snapshot import Snapshot, SnapshotItem
 from training.transforms import resize_nearest
 
-TEMPERATURE = 0.1  # of the softmax that confidence is read from: the one of training
-
 
 def write_pseudo_labels(
     model: SegmentationModel,
@@ -32,21 +30,23 @@ def write_pseudo_labels(
     folder: Path,
     cache: FeatureCache | None,
     tick: Callable[[int, int], None],
+    temperature: float,
 ) -> dict[str, Any]:
     """Label every labelled image with a stage-1 model in eval mode, at the size it works at.
 
     Writes `folder`/<image id>.png (uint8, 255 = no label) and returns the shares of pixels that
-    are labelled and that expansion (and `config.confident`) added.
+    are labelled and that expansion (and `config.confident`) added. `temperature` is that of
+    training, for the probabilities that `config.confident` goes by.
     """
     folder.mkdir(exist_ok=True)
     model.eval()
     pixels = labelled = added = 0
     items = data.labelled
-    thresholds = _thresholds(model, data, config, cache) if config.confident else None
+    thresholds = _thresholds(model, data, config, cache, temperature) if config.confident else None
     for number, item in enumerate(items):
         labels, inside = pseudo_labels(model, data, item, config, cache)
         if thresholds is not None:
-            labels = fill(labels, *_sure(model, data, item, cache), thresholds)
+            labels = fill(labels, *_sure(model, data, item, cache, temperature), thresholds)
         image = Image.fromarray(labels)
         write_atomically(
             folder / f"{item.image_id}.png", lambda file, i=image: i.save(file, "PNG")  # type: ignore[misc]
@@ -62,22 +62,30 @@ def write_pseudo_labels(
 
 
 def _thresholds(
-    model: SegmentationModel, data: Snapshot, config: PseudoLabelConfig, cache: FeatureCache | None
+    model: SegmentationModel,
+    data: Snapshot,
+    config: PseudoLabelConfig,
+    cache: FeatureCache | None,
+    temperature: float,
 ) -> NDArray[np.int64]:
     found = Confidence(data.num_outputs)
     for item in data.labelled:
-        found.add(*_sure(model, data, item, cache))
+        found.add(*_sure(model, data, item, cache, temperature))
     return found.thresholds(config.confident)
 
 
 def _sure(
-    model: SegmentationModel, data: Snapshot, item: SnapshotItem, cache: FeatureCache | None
+    model: SegmentationModel,
+    data: Snapshot,
+    item: SnapshotItem,
+    cache: FeatureCache | None,
+    temperature: float,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Top class and confidence of each pixel, at the size the model works at."""
     with torch.inference_mode():
         features, native = encode_file(model, item.image, data.file_hash(item.image), cache)
         size = model_size(model, native)
-        return confidences(model.logits(features, size, size)[0], TEMPERATURE)
+        return confidences(model.logits(features, size, size)[0], temperature)
 
 
 def pseudo_labels(

@@ -205,7 +205,7 @@ class _Round:
                 log.warning("Pseudo labels are damaged, making them again: %s", error)
         summary = write_pseudo_labels(
             model, self.data, self.config.pseudo_labels, folder, self._cache,
-            lambda step, steps: self._say("pseudo_labels", step, steps),
+            lambda step, steps: self._say("pseudo_labels", step, steps), self.config.temperature,
         )  # fmt: skip
         sha256 = {path.name: file_sha256(path) for path in sorted(folder.glob("*.png"))}
         write_json(done, {"summary": summary, "sha256": sha256})
