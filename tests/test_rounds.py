@@ -265,16 +265,16 @@ def test_damaged_pseudo_labels_are_made_again(
     assert "making them again" in caplog.text
 
 
-def test_partial_folder_of_another_config_is_refused(snapshot: Snapshot, tmp_path: Path) -> None:
+def test_without_resume_nothing_is_kept(snapshot: Snapshot, tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
-        raise Stop
+        if progress.stage == "stage2":
+            raise Stop
 
-    out = tmp_path / "v"
     with pytest.raises(Stop):
-        run_round(snapshot.path, tiny_config(), out, progress=stop)
-    with pytest.raises(CheckpointError, match=r"another snapshot or config.*resume=False"):
-        run_round(snapshot.path, tiny_config(seed=7), out)
-    assert run_round(snapshot.path, tiny_config(seed=7), out, resume=False).name == "v"
+        run_round(snapshot.path, tiny_config(), tmp_path / "v", progress=stop)
+    seen: list[Progress] = []
+    run_round(snapshot.path, tiny_config(), tmp_path / "v", resume=False, progress=seen.append)
+    assert [p.step for p in seen if p.stage == "stage1" and p.epoch] == [1, 2, 3, 4]
 
 
 def test_one_process_per_round(snapshot: Snapshot, tmp_path: Path) -> None:

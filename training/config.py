@@ -175,6 +175,10 @@ class TrainConfig:
         known = ("fp32", "bf16")
         ensure(self.precision in known, "precision", f"one of {known}", self.precision)
 
+    def anywhere(self) -> TrainConfig:
+        """Without where and how fast it runs, which decides no result: for comparisons."""
+        return dataclasses.replace(self, device="auto", threads=1, loader_threads=0, compile=False)
+
     def to_json(self) -> dict[str, Any]:
         """The whole config as JSON values; `from_json` is the inverse."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))

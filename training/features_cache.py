@@ -16,6 +16,7 @@ from training.atomic import write_atomically
 from training.images import read_image
 from training.memo import Memo
 from training.model import SegmentationModel
+from training.one_image import OneImage
 from training.tensor_checks import expect_finite
 from training.tensor_hash import tensors_hash
 from training.transforms import resize_image, working_size
@@ -37,6 +38,7 @@ class FeatureCache:
 
     def __init__(self, folder: Path | None, model: SegmentationModel) -> None:
         self.folder, self.model = folder, model
+        self._one = OneImage(model)
         self.short_side = model.config.short_side
         config = model.config
         self._follows_from = " ".join(
@@ -80,10 +82,14 @@ class FeatureCache:
         image = resize_image(image, size)
         if flip:
             image = image[:, ::-1]
-        pixels = torch.tensor(image.copy()).permute(2, 0, 1)[None].to(self.model.mean.device)
-        with torch.no_grad():  # one image at a time: a batch would round differently
-            features = self.model.encode(pixels)
-        return [_halved(f[0].to("cpu")) for f in features]
+        pixels = torch.tensor(image.copy()).permute(2, 0, 1)[None]
+
+        def encoded(model: SegmentationModel, _: torch.device) -> list[Tensor]:
+            with torch.no_grad():  # one image at a time: a batch would round differently
+                features = model.encode(pixels.to(model.mean.device))
+            return [_halved(f[0].to("cpu")) for f in features]
+
+        return self._one.run(encoded)
 
 
 def _halved(features: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from training.images import read_mask
 from training.inference import bounded_size, encode_array, encode_file, model_size
 from training.metrics import ConfusionMatrix, IoU
 from training.model import SegmentationModel
+from training.one_image import OneImage
 from training.snapshot import HeldoutItem
 from training.transforms import resize_nearest
 
@@ -31,8 +32,13 @@ def predict_mask(model: SegmentationModel, image: NDArray[np.uint8]) -> NDArray[
             f"Expected an RGB image (H, W, 3) uint8, got {image.shape} {image.dtype}.",
             hint="Read it with training.images.read_image.",
         )
-    with torch.inference_mode():
-        return _mask(model, encode_array(model, image), (image.shape[0], image.shape[1]))
+
+    def predicted(model: SegmentationModel, maps: torch.device) -> NDArray[np.uint8]:
+        native = (image.shape[0], image.shape[1])
+        with torch.inference_mode():
+            return _mask(model, encode_array(model, image), native, maps)
+
+    return OneImage(model).run(predicted)
 
 
 def evaluate(
@@ -42,18 +48,27 @@ def evaluate(
     cache: FeatureCache | None = None,
 ) -> IoU:
     """IoU at native size over held-out images; every mean is NaN where there are none."""
-    matrix = ConfusionMatrix(model.num_classes)
+    matrix, one = ConfusionMatrix(model.num_classes), OneImage(model)
     for item in heldout:
-        with torch.inference_mode():
-            features, native = encode_file(model, item.image, hash_of(item), cache)
-            matrix.add(_mask(model, features, native), read_mask(item.mask))
+
+        def predicted(
+            model: SegmentationModel, maps: torch.device, item: HeldoutItem = item
+        ) -> NDArray[np.uint8]:
+            with torch.inference_mode():
+                features, native = encode_file(model, item.image, hash_of(item), cache)
+                return _mask(model, features, native, maps)
+
+        matrix.add(one.run(predicted), read_mask(item.mask))
     return matrix.iou()
 
 
 def _mask(
-    model: SegmentationModel, features: Sequence[Tensor], native: tuple[int, int]
+    model: SegmentationModel,
+    features: Sequence[Tensor],
+    native: tuple[int, int],
+    maps: torch.device,
 ) -> NDArray[np.uint8]:
     size = bounded_size(native, MAX_PIXELS)
-    logits = model.logits(features, size, model_size(model, native))[0, : model.num_classes]
+    logits = model.logits(features, size, model_size(model, native), maps)[0, : model.num_classes]
     mask = logits.argmax(0).to(torch.uint8).cpu().numpy()
     return resize_nearest(mask, native)

@@ -13,6 +13,7 @@ from training.checkpoints import read_tensors
 from training.config import TrainConfig
 from training.errors import CheckpointError, ConfigError, NewerRelease
 from training.files import file_sha256, read_json, sealed, unsealed
+from training.gpu_memory import placed
 from training.model import SegmentationModel, build
 from training.tensor_hash import tensors_hash
 
@@ -59,7 +60,10 @@ class Version:
 def load_model(
     version: Version, device: str | torch.device = "cpu", which: str = "final"
 ) -> SegmentationModel:
-    """The model in eval mode; `which` is "final" or "stage1". Raises CheckpointError."""
+    """The model in eval mode; `which` is "final" or "stage1". Raises CheckpointError.
+
+    On the CPU where `device` has no room for it.
+    """
     files = {"final": FINAL, "stage1": STAGE1}
     if which not in files:
         raise ConfigError(f"A version has no model {which!r}.", hint=f"Known: {', '.join(files)}.")
@@ -72,7 +76,7 @@ def load_model(
         raise CheckpointError(
             f"{name} of {version.name} does not fit its config: {error}", hint=_AGAIN
         ) from error
-    return model.to(device).eval()
+    return placed(model, torch.device(device)).eval()
 
 
 def version_manifest(
