@@ -24,13 +24,8 @@ from training.rounds import run_round
 from training.snapshot import HeldoutItem, Snapshot, write_snapshot
 from training.versions import Version, load_model
 
-ALL, LABELS, STAGE2, STAGE3, NOTHING = (
-    Part(1, True),
-    Part(2, False),
-    Part(2, True),
-    Part(3, False),
-    None,
-)
+ALL, LABELS, STAGE2, STAGE3 = Part(1, True), Part(2, False), Part(2, True), Part(3, False)
+NOTHING = None
 
 # Another value for every setting, and the first part that it touches.
 TOUCHED: dict[str, tuple[object, Part | None]] = {

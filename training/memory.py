@@ -77,9 +77,9 @@ class PartedBatch:
                 # Not by the size set: a batch may have fewer images.
                 tried = min(self.size, len(batch.targets))
                 if tried <= self.fewest:
-                    raise too_small(f"{tried} image{'s' * (tried > 1)} at once", error) from error
+                    raise too_small(f"{_images(tried)} at once", error) from error
             self.size = smaller(tried)
-            log.warning("Out of GPU memory: going on with %s images at once.", self.size)
+            log.warning("Out of GPU memory: going on with %s at once.", _images(self.size))
             release()
 
     def _try(self, loss_of: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
@@ -92,6 +92,10 @@ class PartedBatch:
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None  # a batch has images
         return total
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s' * (count != 1)}"
 
 
 def parts_of(batch: Batch, size: int) -> list[Batch]:

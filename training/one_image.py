@@ -65,7 +65,8 @@ class OneImage:
                     model.num_outputs > model.num_classes,
                     pretrained=False,
                 )
-                copy.load_state_dict(model.state_dict())
+                state = {n: t.detach().to(CPU, copy=True) for n, t in model.state_dict().items()}
+                copy.load_state_dict(state, assign=True)  # in the memory format of the model
                 copy.mean.copy_(model.mean)
                 copy.std.copy_(model.std)
             self._copy = copy
