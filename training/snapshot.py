@@ -76,6 +76,24 @@ class Snapshot:
         """Ticked classes over all regions."""
         return sum(len(classes) for item in self.items for classes in item.labels.values())
 
+    @property
+    def labelled_hash(self) -> str:
+        """Names what is learned from: classes, and images, region maps and labels in their order.
+
+        Held-out images, which are only tested on, have no part in it.
+        """
+        items = [
+            [
+                item.image_id,
+                self.file_hash(item.image),
+                self.file_hash(item.regions),
+                [[index, *item.labels[index]] for index in sorted(item.labels)],
+            ]
+            for item in self.labelled
+        ]
+        content = {"classes": self.classes, "undefined": self.undefined, "items": items}
+        return hashlib.sha256(json_bytes(content)).hexdigest()
+
     def file_hash(self, file: Path) -> str:
         """SHA-256 of a file of this snapshot."""
         return self.sha256[file.relative_to(self.path).as_posix()]
