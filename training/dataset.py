@@ -17,7 +17,7 @@ from torch import Tensor
 from training.config import AugmentConfig
 from training.errors import SnapshotError
 from training.features_cache import FeatureCache
-from training.images import image_size, read_image, read_mask
+from training.images import ACCEPTED_PIXELS, image_size, read_image, read_mask
 from training.memo import Memo
 from training.regions import RegionMap
 from training.snapshot import Snapshot, SnapshotItem
@@ -112,7 +112,7 @@ class ImageSource:
         return _collate(samples, targets, images=torch.stack(images))
 
     def _read(self, sample: Sample) -> tuple[NDArray[np.uint8], Integers]:
-        image = read_image(sample.image)
+        image = read_image(sample.image, ACCEPTED_PIXELS)
         size = working_size((image.shape[0], image.shape[1]), self.short_side)
         return resize_image(image, size), resize_nearest(sample.target(), size)
 
@@ -211,7 +211,7 @@ def _region_sample(snapshot: Snapshot, item: SnapshotItem) -> Sample:
 def read_regions(item: SnapshotItem) -> RegionMap:
     """The region map of an item; SnapshotError if it does not fit the image."""
     regions = RegionMap.load(item.regions)
-    shape = image_size(item.image)
+    shape = image_size(item.image, ACCEPTED_PIXELS)
     if regions.ids.shape != shape:
         raise SnapshotError(
             f"The region map of {item.image_id} has size {regions.ids.shape}, its image {shape}.",
@@ -226,7 +226,7 @@ def label_samples(snapshot: Snapshot, folder: Path) -> list[Sample]:
         Sample(
             item.image,
             snapshot.file_hash(item.image),
-            lambda file=folder / f"{item.image_id}.png": read_mask(file),  # type: ignore[misc]
+            lambda file=folder / f"{item.image_id}.png": read_mask(file, ACCEPTED_PIXELS),  # type: ignore[misc]
         )
         for item in snapshot.labelled
     ]
