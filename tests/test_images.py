@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.errors import ImageError
+from training.errors import ImageError, SnapshotError
 from training.images import content_id, image_size, read_image, read_mask, read_picture
 
 # Four colours that survive JPEG, asymmetric under every turn and flip.
@@ -348,19 +348,17 @@ def test_what_an_import_let_in_can_be_trained_on_and_predicted(tmp_path: Path) -
     Seen failing with the cap of `read_image` left in training.dataset.
     """
     from training.config import AugmentConfig
-    from training.dataset import ImageSource, region_samples
+    from training.dataset import ImageSource, Sample, read_regions
     from training.regions import RegionMap
-    from training.snapshot import SnapshotItem, write_snapshot
+    from training.snapshot import SnapshotItem
 
-    height, width = 6200, 8200
-    Image.fromarray(np.zeros((height, width), np.uint8)).save(tmp_path / "i.png")
+    path = tmp_path / "i.png"
+    Image.fromarray(np.zeros((6200, 8200), np.uint8)).save(path)
     with pytest.raises(ImageError, match="at most"):
-        read_image(tmp_path / "i.png")
-    ids = np.zeros((height, width), np.int32)
-    ids[:, width // 2 :] = 1
-    RegionMap(ids, 2, "grid").save(tmp_path / "r.npz")
-    item = SnapshotItem("big", tmp_path / "i.png", tmp_path / "r.npz", {0: (0,)})
-    data = write_snapshot(tmp_path / "s", classes=["Road"], undefined=True, items=[item])
-    source = ImageSource(region_samples(data), AugmentConfig(crop=(32, 32), hflip=0.0), 32)
-    batch = source.batch([0], [np.random.default_rng(0)])
-    assert batch.labelled
+        read_image(path)
+    sample = Sample(path, "", lambda: np.zeros((62, 82), np.int32), np.ones((1, 2), np.bool_))
+    source = ImageSource([sample], AugmentConfig(crop=(32, 32), hflip=0.0), 32)
+    assert source.batch([0], [np.random.default_rng(0)]).labelled
+    RegionMap(np.zeros((62, 82), np.int32), 1, "grid").save(tmp_path / "r.npz")
+    with pytest.raises(SnapshotError, match=r"its image \(6200, 8200\)"):
+        read_regions(SnapshotItem("big", path, tmp_path / "r.npz", {}))

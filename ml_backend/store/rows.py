@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-ImageStatus = Literal["ready", "unreadable"]
+ImageStatus = Literal["ready", "unreadable", "removed"]
 Split = Literal["pool", "heldout"]
 QueryStatus = Literal["planned", "pushing", "open", "answered", "skipped", "withdrawn"]
 LabelKind = Literal["classes", "nothing", "unsure", "empty", "skipped", "invalid"]
