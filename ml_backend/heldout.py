@@ -13,7 +13,7 @@ from ml_backend.errors import BackendError
 from ml_backend.heldout_masks import VOID, ReadMask, read_heldout_mask
 from ml_backend.sources import Source, printable
 from ml_backend.store import Image
-from training.class_lists import ClassList, read_class_list
+from training.class_lists import read_class_list
 from training.datasets import pair_folders
 from training.errors import DataError, TrainingError
 from training.images import ACCEPTED_PIXELS, content_id, image_size, read_mask
@@ -182,4 +182,3 @@ class _Seen:
             shown = ", ".join(never[:12]) + (", ..." if len(never) > 12 else "")
             found.append(f"held-out images: never in a mask, so not measured: {shown}")
         return found
-

@@ -58,7 +58,9 @@ def read_heldout_mask(
         found = _by_colour(coloured, schema)
         if isinstance(found, str):
             raise DataError(f"{name} is a mask of mode {mode} with {found}.", hint=_FORMS)
-        return ReadMask(found, _png(found), False, (), "the masks are read by the colours of the classes")
+        return ReadMask(
+            found, _png(found), False, (), "the masks are read by the colours of the classes"
+        )
     indices = _by_index(values, name, schema, void)
     stored = tuple(np.unique(values).astype(int).tolist())
     kept = how is None and all(v < len(schema.names) or v == VOID for v in stored)
@@ -90,9 +92,7 @@ def _fits(values: NDArray[Any], schema: ClassSchema, void: int) -> bool:
     return bool(_allowed(schema, void)[values].all())
 
 
-def _by_index(
-    values: NDArray[Any], name: str, schema: ClassSchema, void: int
-) -> NDArray[np.uint8]:
+def _by_index(values: NDArray[Any], name: str, schema: ClassSchema, void: int) -> NDArray[np.uint8]:
     found = np.unique(values)
     classes = len(schema.names)
     allowed = {int(v) for v in np.flatnonzero(_allowed(schema, void))}
