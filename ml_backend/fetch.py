@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
 from ml_backend.errors import BackendError
 
 MAX_BYTES = 100_000_000
 MAX_REDIRECTS = 5
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
+_PLAIN = "%/:?#[]@!$&'()*+,;=~-._|^`{}"  # stays as it is in a path or query
 _PORTS = {"http": 80, "https": 443}
 # Where Label Studio keeps files. The token opens much more, such as its own API.
 _OWN_FILES = re.compile(
@@ -144,6 +145,8 @@ class Fetcher:
                 "Use http(s), a cloud storage that Label Studio knows, or an upload.",
             )
         path = url.lstrip("/")
+        # Under a path of its own (LABEL_STUDIO_HOST), Label Studio writes it into addresses.
+        path = path.removeprefix(urlsplit(base).path.strip("/") + "/")
         path = f"data/{path}" if path.startswith("upload/") else path
         _check_steps(url)
         return f"{base}/{path}"
@@ -153,6 +156,7 @@ class Fetcher:
         import httpx
 
         own = self._is_own(url)
+        url = _quoted(url)
         request_url, headers, extensions = (
             (url, dict(self.headers()) if self._gets_token(url) else {}, {})
             if own
@@ -188,9 +192,11 @@ class Fetcher:
         Raises:
             FetchError: the address can be read in two ways.
         """
+        head = url.split("?", 1)[0]
         netloc = urlsplit(url).netloc
         # Who reads "host\\@other" or "a:b@host" how is nobody's guess.
-        if "@" in netloc or "\\" in url or not url.isprintable() or " " in netloc:
+        strict = not {"@", " "} & set(netloc) and netloc.isprintable()
+        if not strict or "\\" in head or any(ord(char) < 32 for char in head):
             raise FetchError(f"{_shown(url)} is not a plain http(s) address.")
         return origin(url) == origin(self.base_url)
 
@@ -262,6 +268,13 @@ def _check_steps(url: str) -> None:
         text, before = unquote(text), text
     if "\0" in text or ".." in re.split(r"[/\\?=&]", text):
         raise FetchError(f"{_shown(url)} steps out of its folder.")
+
+
+def _quoted(url: str) -> str:
+    """An address as a browser sends it: what is no plain ASCII behind the host is quoted."""
+    parts = urlsplit(url)
+    path, query = quote(parts.path, safe=_PLAIN), quote(parts.query, safe=_PLAIN)
+    return parts._replace(path=path, query=query).geturl()
 
 
 def _shown(url: str) -> str:

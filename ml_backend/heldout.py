@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from label_config import ClassSchema
 from ml_backend.errors import BackendError
@@ -151,7 +152,7 @@ class _Seen:
 
     classes: int
     values: set[int] = field(default_factory=set)
-    pixels: np.ndarray = field(init=False)
+    pixels: NDArray[np.int64] = field(init=False)
     how: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -66,6 +66,27 @@ class ImportReport:
     notes: tuple[str, ...] = ()
 
 
+def import_lines(report: ImportReport) -> list[str]:
+    """An import for a terminal."""
+    further = [
+        f"{count} {what}"
+        for count, what in (
+            (report.heldout, "held-out added"),
+            (report.replaced, "held-out replaced"),
+            (report.restored, "brought back"),
+            (report.removed, "left out since they were removed (`pixbal images add` brings back)"),
+        )
+        if count
+    ]
+    return [
+        f"images: {report.added - report.heldout} added, {report.known} known, "
+        f"{len(report.unreadable)} refused; {report.regions} new regions",
+        *([f"  {', '.join(further)}"] if further else []),
+        *(f"  refused {name[:200]}: {reason}" for name, reason in report.unreadable),
+        *(f"  {note}" for note in report.notes),
+    ]
+
+
 @dataclass(frozen=True)
 class Prepared:
     """An image's row, and the bits that a 16-bit file uses."""
