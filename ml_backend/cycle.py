@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from ml_backend import round_steps
+from ml_backend.images import asked_about_removed
 from ml_backend.labels import count_changes, trainable_labels, trained_labels
 from ml_backend.runtime import Runtime
 from ml_backend.state import CycleState
@@ -46,7 +47,9 @@ class Cycle:
             requested=any(e.project_id == project.id for e in self.requests()),
             open_queries=asked.get("open", 0),
             unpushed_queries=asked.get("planned", 0) + asked.get("pushing", 0),
-            pool_left=sum(i.region_count for i in pool) - sum(asked.values()),
+            pool_left=sum(i.region_count for i in pool)
+            - sum(asked.values())
+            + asked_about_removed(store, project.id),
             trainable=len(labels),
             new_labels=count_changes(labels, before),
             train_every=project.train_every,

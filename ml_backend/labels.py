@@ -16,15 +16,16 @@ def trainable_labels(store: Store, project_id: int) -> dict[RegionId, tuple[str,
     The newest live annotation of a region counts; that of a later asking replaces what was said
     before, once somebody answered it. Skips and "Can't tell" are answers, but they say
     nothing about classes, so they are left out; so is "Nothing listed" where the project has no
-    undefined class.
+    undefined class, and every answer about an image that was removed.
     """
     project = store.project(project_id)
     undefined = project is not None and bool(project.schema_json.get("undefined", True))
     queries = {q.id: q for q in store.queries(project_id)}
+    removed = {i.image_id for i in store.images(project_id, split="pool", status="removed")}
     answers: dict[RegionId, tuple[int, Label]] = {}
     for query_id, label in store.effective_labels(project_id).items():
         query = queries.get(query_id)
-        if query is None or label.kind not in ANSWER_KINDS:
+        if query is None or label.kind not in ANSWER_KINDS or query.image_id in removed:
             continue
         region = RegionId(query.image_id, query.region_index)
         if region not in answers or answers[region][0] < query.asking:

@@ -45,7 +45,7 @@ def task_pixels(
         TrainingError: it cannot be read.
         OSError: the stored copy is gone.
     """
-    if image is not None and image.status == "ready":
+    if image is not None and image.status != "unreadable":
         return read_image(Path(image.path), max_pixels=settings.max_pixels)
     if image is not None:
         raise NotFound(f"Its image cannot be read: {image.reason}", "Run `pixbal masks` again.")
