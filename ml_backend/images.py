@@ -17,6 +17,7 @@ from ml_backend.pool import Cut, ImportReport, import_images
 from ml_backend.settings import Settings
 from ml_backend.sources import Found, printable
 from ml_backend.store import Image, Project, Query, Store
+from training.images import content_id
 
 log = logging.getLogger(__name__)
 
@@ -118,9 +119,11 @@ def add_heldout(
             hint="The held-out images from before stay beside the new ones. Correct the file and "
             "run it again.",
         )
-    kept = {source.name for source in found.sources}
+    kept = {content_id(source.path.read_bytes()) for source in found.sources}
     gone = [
-        i for i in store.images(project.id, split="heldout", status="ready") if i.source not in kept
+        i
+        for i in store.images(project.id, split="heldout", status="ready")
+        if i.image_id not in kept
     ]
     for image in gone:
         store.put_image(replace(image, status="removed"))

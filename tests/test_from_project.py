@@ -55,9 +55,7 @@ class Tasks:
 
 def take(store: Store, ls: Tasks, home: Path) -> ImportReport:
     sources = sources_of_project(make_settings(home), ls, 9, store.images(4))  # type: ignore[arg-type]
-    return import_images(
-        store, make_project(), sources, Cut(home, "grid", 8, 10**7), processes=1
-    )
+    return import_images(store, make_project(), sources, Cut(home, "grid", 8, 10**7), processes=1)
 
 
 def files(home: Path) -> list[str]:
