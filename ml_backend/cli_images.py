@@ -108,7 +108,7 @@ def heldout_remove(names: tuple[str, ...], everything: bool, project: int | None
     _, store, _ = cli_common.open_all()
     row = _row(store, project)
     found = (
-        store.images(row.id, split="heldout")
+        store.images(row.id, split="heldout", status="ready")
         if everything
         else find_images(store, row.id, names, "heldout")
     )

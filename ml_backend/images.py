@@ -140,7 +140,7 @@ def _import(
 
 
 def find_images(store: Store, project_id: int, names: Sequence[str], split: str) -> list[Image]:
-    """Images by id, by their whole name, or by a file name that only one has; refused ones too.
+    """Images by id, by their whole name, or by a file name that only one has; removed ones too.
 
     Raises:
         NotFound: no such image. Conflict: several.
@@ -150,7 +150,7 @@ def find_images(store: Store, project_id: int, names: Sequence[str], split: str)
 
 
 def _find(images: Sequence[Image], name: str, split: str) -> Image:
-    here = [i for i in images if i.split == split]
+    here = [i for i in images if i.split == split and i.status != "unreadable"]
     shown = printable(name)
     for matches in (
         [i for i in here if shown in (i.image_id, i.source)],
@@ -166,11 +166,12 @@ def _find(images: Sequence[Image], name: str, split: str) -> Image:
         if ready:
             return ready[0]
     group = "pixbal images" if split == "pool" else "pixbal images heldout"
-    other = [i for i in images if i.split != split and shown in (i.image_id, i.source)]
+    named = [i for i in images if shown in (i.image_id, i.source, Path(i.source).name)]
+    what = "; it was refused" if named else ""
+    if any(i.split != split and i.status != "unreadable" for i in named):
+        what = f"; it is {'held out' if split == 'pool' else 'to be labelled'}"
     raise NotFound(
-        f"there is no image {shown!r} "
-        + ("to label" if split == "pool" else "held out")
-        + (f"; it is {'held out' if split == 'pool' else 'to be labelled'}" if other else ""),
+        f"there is no image {shown!r} " + ("to label" if split == "pool" else "held out") + what,
         hint=f"`{group} list` shows what there is.",
     )
 

@@ -271,6 +271,16 @@ def test_images_are_found_by_id_name_and_file_name(site: Site) -> None:
         find_images(site.store, 4, [first.image_id], "heldout")
 
 
+def test_a_refused_image_is_not_removed_into_the_pool(site: Site) -> None:
+    (site.photos / "broken.png").write_bytes(b"broken")
+    assert len(site.add(site.photos).unreadable) == 1
+    with pytest.raises(NotFound, match="was refused"):
+        site.remove("broken.png")
+    write(site.photos / "broken.png", 8)
+    assert site.add(site.photos).added == 1
+    assert len(site.ids()) == 4
+
+
 def held(folder: Path, *seeds: int, value: int = 1) -> Path:
     for seed in seeds:
         write(folder / "images" / f"{seed}.png", 100 + seed)
@@ -299,7 +309,7 @@ def test_held_out_images_are_added_replaced_and_removed(site: Site, tmp_path: Pa
     (one, two) = site.store.images(4, split="heldout", status="ready")
     assert remove_heldout(site.store, [one]) == 1
     assert site.ids("heldout") == [two.image_id]
-    assert remove_heldout(site.store, [one]) == 0
+    assert remove_heldout(site.store, find_images(site.store, 4, [one.image_id], "heldout")) == 0
     assert len(site.ids("pool")) == 3
 
 
