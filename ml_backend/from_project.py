@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -96,6 +97,7 @@ def task_sources(
 def _source(settings: Settings, ls: LabelStudio, task_id: int, url: Any, key: str) -> Source:
     name = url if isinstance(url, str) and url else f"task {task_id}"
 
+    @cache
     def load() -> Path:
         if name is not url:
             raise BackendError(f"task {task_id} has no image under {key!r}")

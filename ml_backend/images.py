@@ -246,14 +246,6 @@ def _withdraw(store: Store, ls: LabelStudio, project_id: int, query: Query, task
     return True
 
 
-def asked_about_removed(store: Store, project_id: int) -> int:
-    """Questions about images that are in the pool no more; they use none of it up."""
-    removed = {i.image_id for i in store.images(project_id, split="pool", status="removed")}
-    if not removed:
-        return 0
-    return sum(q.image_id in removed for q in store.queries(project_id))
-
-
 def image_table(store: Store, project_id: int, split: str) -> list[dict[str, Any]]:
     """The images of a split with their questions, for a list."""
     asked: dict[str, int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +15,17 @@ from ml_backend.connect import connect
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.gather import gather
 from ml_backend.label_studio import LabelStudio
-from ml_backend.leases import holding
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.masks import show_masks
 from ml_backend.pool import Cut, ImportReport, import_images, import_lines
-from ml_backend.runtime import Runtime, version_name
+from ml_backend.predictions import NO_MODEL
+from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
-from ml_backend.sources import Found
+from ml_backend.sources import Found, Source, printable
 from ml_backend.store import Project, Store
 from training.config import CONFIGS, TrainConfig
+from training.errors import TrainingError
+from training.images import read_image
 from training.superpixels import available_methods, default_method
 
 
@@ -90,6 +92,7 @@ def initialise(
     """
     schema = ClassSchema.load(request.classes)
     found = _gather(settings, store, ls, request, schema)
+    _check_readable(found.sources, settings.max_pixels)
     project, created = _project(store, ls, request, schema)
     with file_lock(project_lock(settings.home, project.id), what=f"import into {project.id}"):
         cut = Cut(settings.home, project.method, project.side_px, settings.max_pixels)
@@ -98,11 +101,13 @@ def initialise(
         shutil.rmtree(settings.home / "incoming", ignore_errors=True)
     if not store.images(project.id, split="pool", status="ready"):
         raise BackendError(
-            f"none of the {len(found.sources)} images can be read",
+            f"none of the {len(found.sources)} images can be used",
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
         )
-    current = project.model_version or version_name(0)
+    current = project.model_version or NO_MODEL
     connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+    if project.state == "importing":  # until here the worker leaves it alone
+        store.update_project(project.id, state="active")
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
     if pushed:
         # The order of the queue hangs on it, and it needs a prediction to exist.
@@ -187,9 +192,32 @@ def _project(
         acquisition="pixbal",
         model_version=None,
         created_at=datetime.now(UTC),
+        # Killed from here on, it says so, and the next call goes on with it.
+        state="importing",
+        push_held=not request.push,
+        per_image=0 if request.config.startswith("paper") else None,
     )
     store.add_project(row)
     return row, True
+
+
+def _check_readable(sources: Sequence[Source], max_pixels: int) -> None:
+    """Where no image of the pool can be read, no project is made for them."""
+    refused: list[str] = []
+    for source in sources:
+        if source.split != "pool":
+            continue
+        try:
+            path = source.path if source.load is None else source.load()
+            read_image(path, max_pixels=max_pixels)
+        except (BackendError, TrainingError, OSError) as error:
+            refused.append(f"{printable(source.name)}: {error}")
+        else:
+            return
+    if refused:
+        raise BackendError(
+            f"none of the {len(refused)} images can be read", hint="; ".join(refused[:3])
+        )
 
 
 def _known_project(store: Store, ls: LabelStudio, request: InitRequest) -> Project | None:
@@ -271,11 +299,10 @@ def train_config(spec: str, overrides: tuple[str, ...], seed: int) -> TrainConfi
 
 def _first_questions(settings: Settings, store: Store, ls: LabelStudio, project: Project) -> int:
     """Push the seeded random batch of a fresh project, or finish a push that was cut off."""
-    from ml_backend.round_steps import push_next
+    from ml_backend.push_now import push_now
 
     queries = store.queries(project.id)
     if queries and all(q.status not in ("planned", "pushing") for q in queries):
         return 0
-    with holding(store, settings.lease_s, project.id):
-        push_next(Runtime(settings, store, ls), project)
+    push_now(Runtime(settings, store, ls), project.id, wait=True)
     return len([q for q in store.queries(project.id, status="open") if q not in queries])

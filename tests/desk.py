@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +15,14 @@ from stack import WAIT_S
 from training_helpers import grid, tiny_config, write_pool
 
 from label_config import Answer, answer_result
-from ml_backend import workflow
 from ml_backend.app import create_app
+from ml_backend.leases import Keeper
+from ml_backend.player import Player
 from ml_backend.runtime import Runtime
 from ml_backend.services import Services
 from ml_backend.store import Round, Store
 from ml_backend.worker import Worker
+from ml_backend.workflow import DurableEngine
 from training.versions import Version
 
 SCHEMA = make_schema("Grass", "Brick")
@@ -86,7 +89,7 @@ class Site:
 
     def look(self) -> None:
         """What the worker does once a second, without its pauses."""
-        self.worker._decided = self.worker.rescue._looked_at = -1000.0
+        self.worker._decided = self.worker.rescue._looked_at = -math.inf
         self.worker.rescue.look()
         self.worker.tick()
 
@@ -122,6 +125,7 @@ class Site:
         assert project.model_version == name
         assert self.desk.settings[project_id]["model_version"] == name
         settings = self.worker.runtime.settings
+        assert project.current_version == name
         client = create_app(Services(settings, self.store)).test_client()
         assert client.get("/health", headers=basic_auth()).status_code == 200
         body = {
@@ -147,14 +151,16 @@ def open_site(tmp_path: Path) -> Iterator[Site]:
             )  # fmt: skip
             store.add_images(_images(project_id, tmp_path / f"p{project_id}"))
         desk = Desk()
-        worker = Worker(Runtime(settings, store, desk))  # type: ignore[arg-type]
-        worker.keeper.start()
-        workflow.configure(worker.runtime, worker.keeper)
-        workflow.launch(settings)
+        runtime = Runtime(settings, store, desk)  # type: ignore[arg-type]
+        keeper = Keeper(store, settings.worker_id, settings.lease_s)
+        engine = DurableEngine(Player(runtime, keeper))
+        worker = Worker(runtime, keeper, engine)
+        keeper.start()
+        engine.launch(settings)
         try:
             yield Site(worker, desk)
         finally:
-            workflow.shut_down()
+            engine.shut_down()
 
 
 def _images(project_id: int, folder: Path) -> list[Any]:

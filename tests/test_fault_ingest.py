@@ -5,6 +5,7 @@ Without a server; `test_fault_events` does the same with a real one.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,11 +21,13 @@ from backend_helpers import (
     make_settings,
     make_store,
 )
+from inline_engine import InlineEngine
 
 from label_config import Answer, answer_result
-from ml_backend import workflow
 from ml_backend.ingest import apply_event
 from ml_backend.labels import trainable_labels
+from ml_backend.leases import Keeper
+from ml_backend.player import Player
 from ml_backend.reconcile import reconcile
 from ml_backend.runtime import Runtime
 from ml_backend.store import Event, Store
@@ -194,14 +197,13 @@ def test_updated_before_created_and_deleted_before_created(store: Store) -> None
 
 @pytest.mark.guarantee(7)
 def test_five_hundred_events_while_a_round_runs_make_one_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """However many labels and requests came in meanwhile, one round follows.
 
     Seen failing with `running` left out of `next_step`.
     """
     started: list[int] = []
-    monkeypatch.setattr(workflow, "start", lambda row: started.append(row.number))
     with make_store(tmp_path, PROJECT, open_tasks=TASKS) as store:
         store.add_images([make_image(4, region_count=TASKS)])
         store.start_round(4, 1, "labels", "first")
@@ -212,7 +214,11 @@ def test_five_hundred_events_while_a_round_runs_make_one_more(
             server.live[1] = server.annotation(1, 1)
             server.clock += 1
             server.said.append(("ANNOTATION_UPDATED", {"annotation": server.live[1]}))
-        worker = Worker(Runtime(make_settings(tmp_path), store, server))  # type: ignore[arg-type]
+        runtime = Runtime(make_settings(tmp_path), store, server)  # type: ignore[arg-type]
+        keeper = Keeper(store, "one", 30.0)
+        engine = InlineEngine(Player(runtime, keeper))
+        engine.start = lambda row: started.append(row.number)  # type: ignore[method-assign]
+        worker = Worker(runtime, keeper, engine)
         for number, (action, payload) in enumerate(server.said):
             store.record_event(4, action, {**payload, "project": {"id": 4}})
             if number % 10 == 0:
@@ -232,5 +238,5 @@ def test_five_hundred_events_while_a_round_runs_make_one_more(
 
 def decide(worker: Worker) -> None:
     """A tick that decides, whatever the time."""
-    worker._decided = -1000.0
+    worker._decided = -math.inf
     worker.tick()
