@@ -34,13 +34,15 @@ Integers = NDArray[Any]
 class Sample:
     """One training image with its target map, (H, W) integers at native or working size.
 
-    In stage 1 the map holds rows of `candidates` (R, K) bool; in stage 2 `candidates` is None.
+    In stage 1 the map holds rows of `candidates` (R, K) bool, and of `possible`, the classes that
+    the answers say nothing about, if there are any; in stage 2 both are None.
     """
 
     image: Path
     sha256: str
     target: Callable[[], Integers]
     candidates: NDArray[np.bool_] | None = None
+    possible: NDArray[np.bool_] | None = None
 
     @property
     def fill(self) -> int:
@@ -57,6 +59,7 @@ class Batch:
     targets: Tensor
     candidates: Tensor | None  # (R, K) bool over the whole batch
     labelled: bool  # any pixel to learn from
+    possible: Tensor | None = None  # (R, K) bool, as the candidates; None: nothing is left open
 
     @property
     def size(self) -> tuple[int, int]:
@@ -75,6 +78,7 @@ class Batch:
             move(self.targets),
             None if self.candidates is None else move(self.candidates),
             self.labelled,
+            None if self.possible is None else move(self.possible),
         )
 
 
@@ -178,7 +182,14 @@ def _collate(
         map_[map_ >= 0] += offset
         offset += len(table)
     candidates = torch.from_numpy(np.concatenate(tables))
-    return Batch(images, features, maps, candidates, bool((maps >= 0).any()))
+    possible = None
+    if any(s.possible is not None for s in samples):
+        rows = [
+            np.zeros_like(table) if s.possible is None else s.possible
+            for s, table in zip(samples, tables, strict=True)
+        ]
+        possible = torch.from_numpy(np.concatenate(rows))
+    return Batch(images, features, maps, candidates, bool((maps >= 0).any()), possible)
 
 
 def region_samples(snapshot: Snapshot) -> list[Sample]:
@@ -195,6 +206,17 @@ def candidate_rows(item: SnapshotItem, outputs: int) -> tuple[list[int], NDArray
     return indices, table
 
 
+def possible_rows(item: SnapshotItem, outputs: int) -> NDArray[np.bool_] | None:
+    """By the rows of `candidate_rows`, the classes that the answer says nothing about; or None."""
+    if not any(item.possible.values()):
+        return None
+    indices, _ = candidate_rows(item, outputs)
+    table = np.zeros((len(indices), outputs), np.bool_)
+    for row, index in enumerate(indices):
+        table[row, list(item.possible.get(index, ()))] = True
+    return table
+
+
 def _region_sample(snapshot: Snapshot, item: SnapshotItem) -> Sample:
     indices, table = candidate_rows(item, snapshot.num_outputs)
 
@@ -205,7 +227,8 @@ def _region_sample(snapshot: Snapshot, item: SnapshotItem) -> Sample:
         rows: Integers = row_of[regions.ids]
         return rows
 
-    return Sample(item.image, snapshot.file_hash(item.image), target, table)
+    possible = possible_rows(item, snapshot.num_outputs)
+    return Sample(item.image, snapshot.file_hash(item.image), target, table, possible)
 
 
 def read_regions(item: SnapshotItem) -> RegionMap:
