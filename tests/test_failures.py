@@ -106,7 +106,7 @@ def test_a_round_that_always_fails_ends_and_lets_others_pass(
     monkeypatch.setattr(rounds, "run_round", run_round)
     for project_id in (4, 5):
         site.until("questions", lambda p=project_id: site.store.queries(p, status="open"))
-        site.desk.answer_all(project_id)
+        site.answer_all(project_id)
     failed = site.train(1, state="failed")
     assert (failed.error, failed.attempts) == ("ZeroDivisionError: division by zero", TRIES)
     assert site.train(1, project_id=5).version == "p5-r1"

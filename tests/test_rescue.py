@@ -67,7 +67,7 @@ def test_a_round_that_two_records_tell_differently_goes_on(
     """Seen failing (the round ran for ever) with `Rescue.look` returning at once."""
     site.until("questions", lambda: site.store.queries(4, status="open"))
     if accident is never_queued:
-        site.desk.answer_all(4)
+        site.answer_all(4)
     reason, attempts = accident(site)
     seen: list[str] = []
 
