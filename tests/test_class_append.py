@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from backend_helpers import make_image, make_project, make_schema, make_settings, make_store
 from click.testing import CliRunner
+from fake_label_studio import FakeLabelStudio
 from PIL import Image as PILImage
 
 from label_config import (
@@ -27,24 +28,21 @@ from ml_backend.cli import main
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.heldout import read_heldout
 from ml_backend.init import InitRequest, _check_unchanged
-from ml_backend.label_studio import Unreachable
 from ml_backend.queries import plan_queries, scored_names
 from ml_backend.store import Project, Store
 from training.images import read_mask
 from training.pool_scores import ImageScores, PoolScores
 
 
-class Projects:
-    """Label Studio as the fields that were last set."""
+def label_studio(store: Store) -> FakeLabelStudio:
+    ls = FakeLabelStudio()
+    ls.server.add_project(4, row(store).label_config)
+    return ls
 
-    def __init__(self) -> None:
-        self.fields: dict[str, Any] = {}
-        self.away = False
 
-    def update_project(self, project_id: int, **fields: Any) -> None:
-        if self.away:
-            raise Unreachable("No answer from Label Studio at http://ls.", "", sent=False)
-        self.fields |= fields
+def setup(ls: FakeLabelStudio) -> str:
+    """The labelling setup that Label Studio has."""
+    return str(ls.server.project(4).fields["label_config"])
 
 
 @pytest.fixture
@@ -86,11 +84,11 @@ def test_keys_given_by_hand_are_not_given_again() -> None:
 def test_names_that_no_class_can_have_change_nothing(
     name: str, store: Store, tmp_path: Path
 ) -> None:
-    before, ls = row(store), Projects()
+    before, ls = row(store), label_studio(store)
     with pytest.raises(LabelConfigError):
         append(store, tmp_path, ls, "Tram", name)
     assert row(store) == before
-    assert ls.fields == {}
+    assert setup(ls) == before.label_config
 
 
 @pytest.mark.parametrize("template", ["region_multiclass", "region_dominant"])
@@ -122,13 +120,13 @@ def test_answers_from_before_are_read_as_before() -> None:
 
 
 def test_appending_updates_project_and_label_studio(store: Store, tmp_path: Path) -> None:
-    ls = Projects()
+    ls = label_studio(store)
     report = append(store, tmp_path, ls, "Tram")
     now = row(store)
     assert report.new
     assert ClassSchema.from_json(now.schema_json).names == ("Road", "Sky", "Tram")
     assert list(now.classes_added) == ["Tram"]
-    assert ls.fields == {"label_config": now.label_config}
+    assert setup(ls) == now.label_config
     assert read(now.label_config).schema.names == ("Road", "Sky", "Tram")
     again = append(store, tmp_path, ls, "Tram")
     assert not again.new
@@ -139,14 +137,14 @@ def test_appending_updates_project_and_label_studio(store: Store, tmp_path: Path
 
 
 def test_with_label_studio_gone_it_goes_on_when_called_again(store: Store, tmp_path: Path) -> None:
-    ls = Projects()
-    ls.away = True
+    ls = label_studio(store)
+    ls.server.go_away()
     with pytest.raises(BackendError, match="has not got them") as caught:
         append(store, tmp_path, ls, "Tram")
     assert caught.value.hint == "Run it again."
-    ls.away = False
+    ls.server.heal()
     append(store, tmp_path, ls, "Tram")
-    assert ls.fields["label_config"] == row(store).label_config
+    assert setup(ls) == row(store).label_config
     assert ClassSchema.from_json(row(store).schema_json).names == ("Road", "Sky", "Tram")
 
 
@@ -155,7 +153,7 @@ def test_void_of_old_masks_does_not_become_the_new_class(store: Store, tmp_path:
     path = tmp_path / "m.png"
     PILImage.fromarray(np.array([[0, 1, 2, 255]], np.uint8)).save(path)
     store.add_images([make_image(split="heldout", mask_path=str(path))])
-    report = append(store, tmp_path, Projects(), "Tram")
+    report = append(store, tmp_path, label_studio(store), "Tram")
     (image,) = store.images(4, split="heldout")
     assert read_mask(Path(image.mask_path or "")).tolist() == [[0, 1, 255, 255]]
     assert any("1 held-out images were made without" in line for line in report.lines())
@@ -184,7 +182,7 @@ def test_the_undefined_share_is_not_ticked_as_the_new_class(store: Store) -> Non
 
 
 def test_init_takes_the_first_list_and_the_longer_one(store: Store, tmp_path: Path) -> None:
-    append(store, tmp_path, Projects(), "Tram")
+    append(store, tmp_path, label_studio(store), "Tram")
     now = row(store)
     request = InitRequest(classes="", side=now.side_px, method=now.method)
     _check_unchanged(now, request, make_schema("Road", "Sky"))
@@ -195,7 +193,7 @@ def test_init_takes_the_first_list_and_the_longer_one(store: Store, tmp_path: Pa
 
 
 def test_held_out_masks_may_hold_the_new_class(store: Store, tmp_path: Path) -> None:
-    append(store, tmp_path, Projects(), "Tram")
+    append(store, tmp_path, label_studio(store), "Tram")
     for kind in ("images", "masks"):
         (tmp_path / "h" / kind).mkdir(parents=True)
     PILImage.new("RGB", (3, 1)).save(tmp_path / "h" / "images" / "a.png")
@@ -207,7 +205,7 @@ def test_held_out_masks_may_hold_the_new_class(store: Store, tmp_path: Path) -> 
 
 def test_the_commands(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXBAL_HOME", str(tmp_path))
-    ls = Projects()
+    ls = label_studio(store)
     monkeypatch.setattr("ml_backend.label_studio.LabelStudio", lambda *_: ls)
     done = CliRunner().invoke(main, ["classes", "append", "Tram, Car", "--color", "#112233",
                                      "--color", "#445566"])  # fmt: skip

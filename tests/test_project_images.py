@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from backend_helpers import at, make_label, make_project, make_schema, make_settings, make_store
 from click.testing import CliRunner
+from fake_label_studio import FakeLabelStudio
 from PIL import Image as PILImage
 
 from ml_backend.cli import main
@@ -26,7 +26,7 @@ from ml_backend.images import (
     remove_images,
     withdraw_removed,
 )
-from ml_backend.label_studio import Refused, Unreachable
+from ml_backend.ingest import parse_time
 from ml_backend.labels import trainable_labels
 from ml_backend.queries import plan_queries
 from ml_backend.reconcile import reconcile
@@ -39,40 +39,10 @@ H, W = 16, 24
 
 
 @dataclass
-class Tasks:
-    """Label Studio as a dict of tasks; `away`: it does not answer."""
-
-    tasks_by_id: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    away: bool = False
-
-    def annotations(self, task_id: int) -> list[dict[str, Any]]:
-        self._there()
-        if task_id not in self.tasks_by_id:
-            raise Refused("no such task", "", code=404)
-        return self.tasks_by_id[task_id]
-
-    def delete_tasks(self, project_id: int, task_ids: Collection[int]) -> None:
-        self._there()
-        for task_id in task_ids:
-            self.tasks_by_id.pop(task_id, None)
-
-    def tasks(self, project_id: int, *, with_annotations: bool) -> Iterator[dict[str, Any]]:
-        self._there()
-        yield from (
-            {"id": i, "data": {}, "annotations": list(found)}
-            for i, found in self.tasks_by_id.items()
-        )
-
-    def _there(self) -> None:
-        if self.away:
-            raise Unreachable("No answer from Label Studio at http://ls.", "", sent=False)
-
-
-@dataclass
 class Site:
     home: Path
     store: Store
-    ls: Any
+    ls: FakeLabelStudio
     photos: Path
 
     @property
@@ -103,14 +73,20 @@ class Site:
         self.store.plan_queries(rows)
         mine = [q for q in self.store.queries(4, status="planned") if q.image_id == image_id]
         self.store.set_task_ids({q.id: first_task + n for n, q in enumerate(mine)})
-        self.ls.tasks_by_id.update({first_task + n: [] for n in range(count)})
+        for n in range(count):
+            self.ls.server.add_task(4, first_task + n, {})
         return [q for q in self.store.queries(4) if q.image_id == image_id]
 
     def answer(self, query: Query) -> None:
-        label = make_label(100 + query.id, task_id=query.task_id, query_id=query.id)
-        self.store.apply_label(label)
-        note = {"id": label.annotation_id, "updated_at": label.updated_at.isoformat()}
-        self.ls.tasks_by_id[query.task_id].append(note)
+        assert query.task_id is not None
+        note = self.ls.server.annotate(query.task_id, [])
+        label = make_label(note["id"], task_id=query.task_id, query_id=query.id)
+        self.store.apply_label(replace(label, updated_at=parse_time(note["updated_at"])))
+
+    @property
+    def tasks(self) -> set[int]:
+        """Those that Label Studio has."""
+        return set(self.ls.server.project(4).tasks)
 
     def scores(self) -> PoolScores:
         """The whole pool scored alike."""
@@ -151,7 +127,8 @@ def site(tmp_path: Path) -> Site:
     home = tmp_path / "home"
     home.mkdir()
     project = make_project(schema=make_schema("Road", "Sky"), method="grid", side_px=8)
-    site = Site(home, make_store(home, project), Tasks(), photos)
+    site = Site(home, make_store(home, project), FakeLabelStudio(), photos)
+    site.ls.server.add_project(4, project.label_config)
     site.add(photos)
     return site
 
@@ -175,7 +152,7 @@ def test_nothing_is_asked_about_a_removed_image(site: Site) -> None:
     report = site.remove(gone)
     assert (len(report.images), report.withdrawn, report.answers) == (1, 2, 1)
     assert site.statuses(gone) == ["answered", "withdrawn", "withdrawn"]
-    assert set(site.ls.tasks_by_id) == {10, 20}  # the answered one and that of another image
+    assert site.tasks == {10, 20}  # the answered one and that of another image
     assert trainable_labels(site.store, 4) == {}
     assert len(site.store.labels(4)) == 1
     assert {q.image_id for q in site.plan()} == set(others)
@@ -225,33 +202,33 @@ def test_an_answer_that_came_meanwhile_is_not_deleted(site: Site) -> None:
     """The store has not heard of it yet. Seen failing with annotations() not asked."""
     gone = site.ids()[0]
     site.ask(gone, 2, first_task=10)
-    site.ls.tasks_by_id[10].append({"id": 900, "updated_at": at(5).isoformat()})
+    site.ls.server.annotate(10, [])
     report = site.remove(gone)
     assert report.withdrawn == 1
-    assert set(site.ls.tasks_by_id) == {10}
+    assert site.tasks == {10}
     assert site.statuses(gone) == ["open", "withdrawn"]
 
 
 def test_with_label_studio_gone_the_worker_withdraws_later(site: Site) -> None:
     gone = site.ids()[0]
     site.ask(gone, 2, first_task=10)
-    site.ls.away = True
+    site.ls.server.go_away()
     report = site.remove(gone)
     assert report.waiting is not None
     assert any("the worker withdraws" in line for line in report.lines())
     assert gone not in {q.image_id for q in site.plan()}
     assert site.statuses(gone) == ["open", "open"]
-    site.ls.away = False
+    site.ls.server.heal()
     reconcile(site.store, site.ls, 4, at(100))
     assert site.statuses(gone) == ["withdrawn", "withdrawn"]
-    assert site.ls.tasks_by_id == {}
+    assert site.tasks == set()
     assert withdraw_removed(site.store, site.ls, 4) == 0
 
 
 def test_a_task_that_is_gone_already_is_withdrawn_too(site: Site) -> None:
     gone = site.ids()[0]
     site.ask(gone, 1, first_task=10)
-    site.ls.tasks_by_id.clear()
+    site.ls.server.delete_tasks(4, [10])
     assert site.remove(gone).withdrawn == 1
 
 
