@@ -111,6 +111,34 @@ def checked_mask(source: Source, schema: ClassSchema, max_pixels: int) -> ReadMa
     return mask
 
 
+def check_stored(image: Image, pool: Collection[str]) -> None:
+    """Look at a held-out image before hours of training: earlier releases never read its mask.
+
+    Args:
+        pool: ids of the images to label.
+
+    Raises:
+        BackendError: it cannot measure, and why.
+    """
+    fault = None
+    if image.image_id in pool:
+        fault = "it is also among the images to label"
+    elif image.mask_path is not None:
+        try:
+            shape = read_mask(Path(image.mask_path), ACCEPTED_PIXELS).shape
+        except TrainingError as error:
+            fault = error.message
+        else:
+            if shape != (image.height, image.width):
+                fault = f"its mask has {shape[0]} x {shape[1]} px (height x width)"
+    if fault is not None:
+        raise BackendError(
+            f"held-out image {image.source} cannot measure: {fault}",
+            hint="`pixbal images heldout replace FOLDER` reads every mask, `pixbal images heldout "
+            f"remove {image.image_id}` takes this one out; then `pixbal train`.",
+        )
+
+
 def same_heldout(snapshot: Snapshot, images: Sequence[Image]) -> bool:
     """Whether the held-out images of a snapshot are still those of the store, masks included.
 

@@ -29,6 +29,11 @@ def project_status(settings: Settings, store: Store, project_id: int) -> dict[st
         "method": project.method,
         "side_px": project.side_px,
         "model_version": project.model_version,
+        "current_version": project.current_version,
+        "state": project.state,
+        "push_held": project.push_held,
+        "trouble": project.trouble,
+        "trouble_at": project.trouble_at,
         "images": dict(Counter(f"{i.split} {i.status}" for i in images)),
         "refused": [
             {"image": i.source, "why": i.reason} for i in images if i.status == "unreadable"

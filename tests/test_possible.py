@@ -21,11 +21,13 @@ from backend_helpers import (
     make_settings,
     make_store,
 )
+from PIL import Image as PILImage
 from torch import Tensor
 from training_helpers import CLASSES, grid, tiny_config, tiny_snapshot, write_pool
 
 from label_config.append import appended
 from ml_backend import round_steps
+from ml_backend.errors import BackendError
 from ml_backend.labels import possible_classes
 from ml_backend.runtime import Runtime
 from ml_backend.store import Store
@@ -194,6 +196,29 @@ def test_answers_from_before_leave_the_new_class_open_until_asked_again(
     second = snapshot(store, tmp_path, 2).items[0]
     assert second.labels == {0: (0, 2), 1: (1,), 2: (0,)}
     assert second.possible == {}
+
+
+def test_a_mask_of_an_old_home_is_looked_at_before_the_training(
+    store: Store, tmp_path: Path
+) -> None:
+    """0.1 never read it. Seen failing: the snapshot was written, and the evaluation failed."""
+    (pool,) = store.images(4)
+    bad = tmp_path / "rgb.png"
+    PILImage.new("RGB", (56, 40), (0, 9, 0)).save(bad)
+    held = replace(pool, image_id="h" * 24, split="heldout", mask_path=str(bad))
+    store.add_images([held])
+    with pytest.raises(BackendError, match=r"cannot measure: .* 3 channels"):
+        snapshot(store, tmp_path, 1)
+    PILImage.new("L", (55, 40)).save(bad)
+    with pytest.raises(BackendError, match="its mask has 40 x 55 px"):
+        snapshot(store, tmp_path, 1)
+    PILImage.new("L", (56, 40)).save(bad)
+    store.put_image(replace(held, image_id=pool.image_id))
+    with pytest.raises(BackendError, match="among the images to label") as caught:
+        snapshot(store, tmp_path, 1)
+    assert f"pixbal images heldout remove {pool.image_id}" in caught.value.hint
+    store.put_image(replace(held, image_id=pool.image_id, status="removed"))
+    assert len(snapshot(store, tmp_path, 1).heldout) == 1
 
 
 def test_without_appended_classes_nothing_is_open(tmp_path: Path, store: Store) -> None:
