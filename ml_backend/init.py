@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,15 @@ from typing import Any
 from label_config import ClassSchema, LabelConfigError, build
 from ml_backend.connect import connect
 from ml_backend.errors import BackendError, Conflict
-from ml_backend.from_project import sources_of_project
+from ml_backend.gather import gather
 from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.masks import show_masks
-from ml_backend.pool import Cut, ImportReport, Source, import_images, list_heldout, list_sources
+from ml_backend.pool import Cut, ImportReport, import_images, import_lines
 from ml_backend.predictions import NO_MODEL
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
+from ml_backend.sources import Found, Source, printable
 from ml_backend.store import Project, Store
 from training.config import CONFIGS, TrainConfig
 from training.errors import TrainingError
@@ -70,9 +72,7 @@ class InitReport:
         found = [
             *self.warnings,
             f"project {self.project.id}: {'created' if self.created else 'unchanged'}",
-            f"images: {self.images.added} added, {self.images.known} known, "
-            f"{len(self.images.unreadable)} refused; {self.images.regions} new regions",
-            *(f"  refused {name}: {reason}" for name, reason in self.images.unreadable),
+            *import_lines(self.images),
             *(f"{what}: {how}" for what, how in self.connected),
             self._questions(),
             *self.masks,
@@ -105,15 +105,17 @@ def initialise(
             with, or Label Studio refuses (with what to do).
     """
     schema = ClassSchema.load(request.classes)
-    sources = _sources(settings, ls, request, schema)
-    _check_readable(sources, settings.max_pixels)
+    found = _gather(settings, store, ls, request, schema)
+    _check_readable(found.sources, settings.max_pixels)
     project, created = _project(store, ls, request, schema)
     with file_lock(project_lock(settings.home, project.id), what=f"import into {project.id}"):
         cut = Cut(settings.home, project.method, project.side_px, settings.max_pixels)
-        images = import_images(store, project, sources, cut, progress=progress)
+        images = import_images(store, project, found.sources, cut, progress=progress)
+        # Earlier releases kept a second copy of what they had fetched.
+        shutil.rmtree(settings.home / "incoming", ignore_errors=True)
     if not store.images(project.id, split="pool", status="ready"):
         raise BackendError(
-            f"none of the {len(sources)} images can be used",
+            f"none of the {len(found.sources)} images can be used",
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
         )
     current = project.model_version or NO_MODEL
@@ -133,7 +135,7 @@ def initialise(
         project=project,
         url=settings.project_page(project.id),
         created=created,
-        images=images,
+        images=replace(images, notes=(*found.notes, *images.notes)),
         connected=connected,
         pushed=pushed,
         open_questions=len(store.queries(project.id, status="open")),
@@ -175,15 +177,19 @@ def _masks(
         return (f"masks are not shown in project {source}: {error}",)
 
 
-def _sources(
-    settings: Settings, ls: LabelStudio, request: InitRequest, schema: ClassSchema
-) -> list[Source]:
-    sources = [source for spec in request.images for source in list_sources(spec)]
-    if request.from_project is not None:
-        sources += sources_of_project(settings, ls, request.from_project)
-    if request.heldout is not None:
-        sources += list_heldout(request.heldout, len(schema.names))
-    return sources
+def _gather(
+    settings: Settings, store: Store, ls: LabelStudio, request: InitRequest, schema: ClassSchema
+) -> Found:
+    row = _recorded(store, request)
+    return gather(
+        settings,
+        ls,
+        schema if row is None else ClassSchema.from_json(row.schema_json),
+        images=request.images,
+        from_project=request.from_project,
+        heldout=request.heldout,
+        stored=() if row is None else store.images(row.id),
+    )
 
 
 def _project(
@@ -235,16 +241,17 @@ def _project(
     return row, True
 
 
-def _check_readable(sources: list[Source], max_pixels: int) -> None:
+def _check_readable(sources: Sequence[Source], max_pixels: int) -> None:
     """Where no image of the pool can be read, no project is made for them."""
     refused: list[str] = []
     for source in sources:
         if source.split != "pool":
             continue
         try:
-            read_image(source.path, max_pixels=max_pixels)
-        except (TrainingError, OSError) as error:
-            refused.append(f"{source.name}: {error}")
+            path = source.path if source.load is None else source.load()
+            read_image(path, max_pixels=max_pixels)
+        except (BackendError, TrainingError, OSError) as error:
+            refused.append(f"{printable(source.name)}: {error}")
         else:
             return
     if refused:
@@ -255,19 +262,26 @@ def _check_readable(sources: list[Source], max_pixels: int) -> None:
 
 def _known_project(store: Store, ls: LabelStudio, request: InitRequest) -> Project | None:
     """The project that an earlier call made: by id, else by title if Label Studio still has it."""
+    row = _recorded(store, request)
+    if row is not None:
+        ls.project(row.id)  # raises where it was deleted there
+    return row
+
+
+def _recorded(store: Store, request: InitRequest) -> Project | None:
     for row in store.projects():
         if row.template == "image_masks":
             continue
         if row.id == request.project or (request.project is None and row.title == request.title):
-            ls.project(row.id)  # raises where it was deleted there
             return row
     return None
 
 
 def _check_unchanged(row: Project, request: InitRequest, schema: ClassSchema) -> None:
     """Regions and classes of a project are fixed: labels would lose their meaning."""
+    stored = ClassSchema.from_json(row.schema_json)
     given: Mapping[str, tuple[Any, Any]] = {
-        "--classes": (schema.to_json(), row.schema_json),
+        "--classes": (first_classes(schema, row), first_classes(stored, row)),
         "--template": (request.template, row.template),
         "--side": (request.side, row.side_px),
         "--method": (request.method or row.method, row.method),
@@ -277,8 +291,15 @@ def _check_unchanged(row: Project, request: InitRequest, schema: ClassSchema) ->
             raise Conflict(
                 f"project {row.id} ({row.title!r}) was made with another {option}"
                 + ("" if option == "--classes" else f": {stored!r}, now asked for {asked!r}"),
-                hint="Keep it, or make a second project with another --title.",
+                hint="Keep it, or make a second project with another --title."
+                + (" Classes are added by `pixbal classes append`." * (option == "--classes")),
             )
+
+
+def first_classes(schema: ClassSchema, row: Project) -> dict[str, Any]:
+    """A class list without those appended to the project: it may be given with or without them."""
+    kept = tuple(c for c in schema.classes if c.name not in row.classes_added)
+    return replace(schema, classes=kept).to_json() if kept else schema.to_json()
 
 
 def _adopt(ls: LabelStudio, project_id: int, label_config: str) -> None:

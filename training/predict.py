@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.errors import ImageError
 from training.features_cache import FeatureCache
-from training.images import read_mask
+from training.images import ACCEPTED_PIXELS, read_mask
 from training.inference import bounded_size, encode_array, encode_file, model_size
 from training.metrics import ConfusionMatrix, IoU
 from training.model import SegmentationModel
@@ -66,7 +66,7 @@ def evaluate(
                 features, native = encode_file(model, item.image, hash_of(item), cache)
                 return _mask(model, features, native, model.num_classes, maps)
 
-        matrix.add(one.run(predicted), read_mask(item.mask))
+        matrix.add(one.run(predicted), read_mask(item.mask, ACCEPTED_PIXELS))
     return matrix.iou()
 
 
