@@ -20,7 +20,8 @@ from label_config.hotkeys import check_key, default_keys
 MAX_CLASSES = 200
 MAX_NAME_LENGTH = 100
 MAX_FILE_BYTES = 1_000_000
-NOTHING_TEXT = "Nothing listed"
+OTHER_TEXT = "Something else"
+NOTHING_TEXT = "Nothing listed"  # in setups made by 0.1
 UNSURE_TEXT = "Can't tell"
 
 _COLOR = re.compile(r"#[0-9a-f]{6}")
@@ -41,7 +42,7 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class ClassSchema:
-    """The classes of a project in index order; `undefined` adds the answer "Nothing listed".
+    """The classes of a project in index order; `undefined` adds the answer "Something else".
 
     Raises: LabelConfigError unless there are 1..200 classes with distinct, printable names of at
     most 100 characters, colours "#rrggbb" and distinct free hotkeys.
@@ -68,7 +69,7 @@ class ClassSchema:
 
     @property
     def num_outputs(self) -> int:
-        """Columns of a network for these classes; the last one is "Nothing listed" if defined."""
+        """Columns of a network for these classes; the last one is "Something else" if defined."""
         return len(self.classes) + self.undefined
 
     def index(self, name: str) -> int:
@@ -235,7 +236,7 @@ def _check_count(count: int) -> None:
     if not 1 <= count <= MAX_CLASSES:
         raise LabelConfigError(
             f"Expected 1 to {MAX_CLASSES} classes, got {count}.",
-            hint="List the classes to be told apart; the rest is 'Nothing listed'.",
+            hint="List the classes to be told apart; the rest is 'Something else'.",
         )
 
 

@@ -17,10 +17,10 @@ _BASE = """
     .pixbal-side .lsf-choice { line-height: @line@px; }
     .pixbal-side .lsf-choice__checkbox { font-size: @type@px; overflow-wrap: anywhere; }
     .pixbal-swatch { display: inline-block; width: 12px; height: 12px; margin-right: 6px;
-      border: 1px solid #0004; }
+      border: 1px solid currentColor; }
 """
 # A long list scrolls, and a tick out of sight would be submitted unseen: the ticked choices and the
-# last @extras@, "Nothing listed" and "Can't tell", stand above the others.
+# last @extras@, "Something else" and "Can't tell", stand above the others.
 _LONG = """
     .pixbal-side .lsf-choices { max-height: 46vh; overflow-y: auto; }
     .pixbal-side .lsf-choice:nth-last-child(-n+@extras@) { order: -2; }
