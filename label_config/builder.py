@@ -153,7 +153,7 @@ def _check_free(schema: ClassSchema, text: str) -> None:
     if taken:
         raise LabelConfigError(
             f"The class name {taken[0]!r} is taken: the setup offers that answer already.",
-            hint="Leave it out of the classes, or set \"undefined\" to false.",
+            hint='Leave it out of the classes, or set "undefined" to false.',
         )
 
 

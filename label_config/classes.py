@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
-from itertools import count
 from pathlib import Path
 from typing import Any
 
+from label_config.colors import difference
 from label_config.errors import LabelConfigError
 from label_config.hotkeys import check_key, default_keys
+from label_config.palette import PALETTE
 
 MAX_CLASSES = 200
 MAX_NAME_LENGTH = 100
@@ -23,6 +23,9 @@ MAX_FILE_BYTES = 1_000_000
 OTHER_TEXT = "Something else"
 NOTHING_TEXT = "Nothing listed"  # in setups made by 0.1
 UNSURE_TEXT = "Can't tell"
+
+# CIEDE2000 that a filled-in colour keeps from every given one, while there are enough.
+LIKE = 10.0
 
 _COLOR = re.compile(r"#[0-9a-f]{6}")
 _FORMS = (
@@ -91,7 +94,7 @@ class ClassSchema:
     ) -> ClassSchema:
         """Schema of these names, with free hotkeys, and distinct colours where none is given."""
         names = tuple(names)
-        _check_count(len(names))  # first: distinct colours for thousands take forever
+        _check_count(len(names))  # first: there are no more distinct colours than that
         if colors and len(colors) != len(names):
             raise LabelConfigError(f"Got {len(colors)} colours for {len(names)} classes.")
         return cls(
@@ -216,20 +219,17 @@ def _hex(rgb: Any) -> str:
 
 
 def _completed(colors: Sequence[str | None]) -> list[str]:
-    """Fill the gaps with colours that no other class has."""
-    fresh = _fresh_colors({color for color in colors if color})
-    return [color or next(fresh) for color in colors]
-
-
-def _fresh_colors(used: set[str]) -> Iterator[str]:
-    """Endless distinct colours: hues a golden angle apart, in three brightnesses."""
-    for step in count():
-        saturation, value = ((0.9, 0.9), (0.55, 1.0), (0.75, 0.6))[step % 3]
-        rgb = colorsys.hsv_to_rgb((step * 0.6180339887) % 1.0, saturation, value)
-        color = "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in rgb))
-        if color not in used:
-            used.add(color)
-            yield color
+    """Fill the gaps: in the order of the table, first with what no given colour resembles."""
+    if None not in colors:
+        return [color for color in colors if color]
+    given = {color for color in colors if color and _COLOR.fullmatch(color)}
+    apart = {color: min((difference(color, own) for own in given), default=100.0)
+             for color in PALETTE}  # fmt: skip
+    fresh = [color for color in PALETTE if apart[color] >= LIKE]
+    # Too many given to keep clear of all: then those farthest from them.
+    fresh += sorted((c for c in PALETTE if 0 < apart[c] < LIKE), key=lambda c: -apart[c])
+    rest = iter(fresh)
+    return [color or next(rest) for color in colors]
 
 
 def _check_count(count: int) -> None:

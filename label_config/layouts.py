@@ -101,7 +101,7 @@ def header(template: str, smallest_share: float = 0.0) -> str:
     plan = layout(template)
     if plan.choice != "multiple" or not smallest_share:
         return plan.header
-    return f"{plan.header} (not under {percent(smallest_share)} of it)"
+    return plan.header.replace(" inside ", f" that covers at least {percent(smallest_share)} of ")
 
 
 def percent(share: float) -> str:

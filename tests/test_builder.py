@@ -122,7 +122,11 @@ def test_a_class_named_like_a_choice_is_refused_where_both_would_be_offered():
     [
         ("region_multiclass", 0.0, "Tick every class inside the outline"),
         ("region_multiclass", 0.2, "Tick every class inside the outline (not under 20 % of it)"),
-        ("region_multiclass", 0.125, "Tick every class inside the outline (not under 12.5 % of it)"),
+        (
+            "region_multiclass",
+            0.125,
+            "Tick every class inside the outline (not under 12.5 % of it)",
+        ),
         ("region_dominant", 0.2, "Tick the class that covers most of the outline"),
     ],
 )
