@@ -121,15 +121,12 @@ def test_a_class_named_like_a_choice_is_refused_where_both_would_be_offered():
     ("template", "share", "text"),
     [
         ("region_multiclass", 0.0, "Tick every class inside the outline"),
-        ("region_multiclass", 0.2, "Tick every class inside the outline (not under 20 % of it)"),
-        (
-            "region_multiclass",
-            0.125,
-            "Tick every class inside the outline (not under 12.5 % of it)",
-        ),
+        ("region_multiclass", 0.2, "Tick every class that covers at least 20 % of the outline"),
+        ("image_regions", 0.125, "Tick every class that covers at least 12.5 % of the selected"
+         " outline (Alt+. goes to the next)"),
         ("region_dominant", 0.2, "Tick the class that covers most of the outline"),
     ],
-)
+)  # fmt: skip
 def test_the_header_says_which_shares_are_left_out(template, share, text):
     xml = build(CAMVID, template, smallest_share=share)
     assert ET.fromstring(xml).find(".//Header").get("value") == text

@@ -75,7 +75,7 @@ def test_keys_are_given_in_order_until_none_is_free():
 
 def test_the_first_keys_are_those_under_the_left_hand():
     """The right one holds the mouse."""
-    assert set(CLASS_KEYS[:16]) == set("asdfg" "qwrt" "zc" "12345")
+    assert set(CLASS_KEYS[:16]) == set("asdfgqwrtzc12345")
     assert CLASS_KEYS[:5] == "asdfg"
 
 
