@@ -49,7 +49,7 @@ def site_project() -> Project:
     return Project(
         id=PROJECT, title="bench", schema_json=classes.to_json(), template="region_multiclass",
         label_config=build(classes), method="seeds", side_px=32, seed=0, budget_clicks=100.0,
-        train_every=None, preticks=True, train_config={}, acquisition="pixbal", created_at=NOW,
+        train_every=None, preticks="always", train_config={}, acquisition="pixbal", created_at=NOW,
     )  # fmt: skip
 
 

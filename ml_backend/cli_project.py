@@ -45,8 +45,9 @@ project_option = click.option("--project", type=int, help="Label Studio project 
 @click.option("--set", "overrides", multiple=True, help="Override, such as stage1.lr=1e-4.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
 @click.option(
-    "--preticks/--no-preticks", default=True, show_default=True, help="Tick predicted classes."
-)
+    "--preticks", default="auto", show_default=True, type=click.Choice(["auto", "always", "never"]),
+    help="Tick predicted classes in advance; auto: once that is seen to save keys.",
+)  # fmt: skip
 @click.option(
     "--push/--no-push", default=True, show_default=True, help="Push the first questions now."
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ml_backend.label_studio import LabelStudio
 from ml_backend.store import Query, Store
@@ -47,12 +47,29 @@ class Copies:
         return [t.id for t in self.tasks if t.id != self.kept and not t.answered]
 
 
-def key_of(task: Mapping[str, Any]) -> tuple[str, str]:
-    """The region that a task asks about and the hash of its region map; empty for other tasks."""
+class Question(NamedTuple):
+    """What a task asks, by identity: its region, the hash of the region map, which asking it is."""
+
+    region: str
+    regions_hash: str
+    asking: int
+
+
+def question_of(task: Mapping[str, Any]) -> Question | None:
+    """What a task asks; None for tasks that are not ours. A task of release 0.1.0 is asking 1."""
     data = task.get("data")
-    if not isinstance(data, Mapping):
-        return "", ""
-    return str(data.get("region", "")), str(data.get("regions_hash", ""))
+    if not isinstance(data, Mapping) or "region" not in data:
+        return None
+    asking = data.get("asking", 1)
+    if not isinstance(asking, int):
+        return None
+    return Question(str(data["region"]), str(data.get("regions_hash", "")), asking)
+
+
+def question(query: Query) -> Question:
+    """The identity of a stored question."""
+    region = RegionId(query.image_id, query.region_index)
+    return Question(str(region), query.regions_hash, query.asking)
 
 
 def seen(task: Mapping[str, Any]) -> TaskSeen:
@@ -64,15 +81,13 @@ class Walk:
     """Collects, while all tasks of a project are walked over, what asks the same question."""
 
     def __init__(self, queries: Iterable[Query]) -> None:
-        self._queries = {
-            (str(RegionId(q.image_id, q.region_index)), q.regions_hash): q for q in queries
-        }
-        self._tasks: dict[tuple[str, str], list[TaskSeen]] = {}
+        self._queries = {question(query): query for query in queries}
+        self._tasks: dict[Question, list[TaskSeen]] = {}
 
     def note(self, task: Mapping[str, Any]) -> None:
         """Look at the next task."""
-        key = key_of(task)
-        if key in self._queries:
+        key = question_of(task)
+        if key is not None and key in self._queries:
             self._tasks.setdefault(key, []).append(seen(task))
 
     def groups(self) -> list[Copies]:

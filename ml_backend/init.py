@@ -43,7 +43,7 @@ class InitRequest:
     config: str = "cpu"
     overrides: tuple[str, ...] = ()
     seed: int = 0
-    preticks: bool = True
+    preticks: str = "auto"
     push: bool = True
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ml_backend.store import Store
+from ml_backend.store import Label, Store
+from ml_backend.store.rows import ANSWER_KINDS
 from training.regions import RegionId
 from training.snapshot import Snapshot
 
@@ -12,22 +13,27 @@ TRAINABLE_KINDS = frozenset({"classes", "nothing"})
 def trainable_labels(store: Store, project_id: int) -> dict[RegionId, tuple[str, ...]]:
     """Class names per labelled region; () for "Nothing listed".
 
-    The newest live annotation of a region counts. Skips and "Can't tell" are answers, but they say
+    The newest live annotation of a region counts; that of a later asking replaces what was said
+    before, once somebody answered it. Skips and "Can't tell" are answers, but they say
     nothing about classes, so they are left out; so is "Nothing listed" where the project has no
     undefined class.
     """
     project = store.project(project_id)
     undefined = project is not None and bool(project.schema_json.get("undefined", True))
     queries = {q.id: q for q in store.queries(project_id)}
-    found: dict[RegionId, tuple[str, ...]] = {}
+    answers: dict[RegionId, tuple[int, Label]] = {}
     for query_id, label in store.effective_labels(project_id).items():
         query = queries.get(query_id)
-        if query is None or label.kind not in TRAINABLE_KINDS:
+        if query is None or label.kind not in ANSWER_KINDS:
             continue
-        if label.kind == "nothing" and not undefined:
-            continue
-        found[RegionId(query.image_id, query.region_index)] = label.classes
-    return found
+        region = RegionId(query.image_id, query.region_index)
+        if region not in answers or answers[region][0] < query.asking:
+            answers[region] = query.asking, label
+    return {
+        region: label.classes
+        for region, (_, label) in sorted(answers.items())
+        if label.kind in TRAINABLE_KINDS and (undefined or label.kind != "nothing")
+    }
 
 
 def trained_labels(snapshot: Snapshot) -> dict[RegionId, tuple[str, ...]]:

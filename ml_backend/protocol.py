@@ -189,7 +189,10 @@ def _query_by_region(store: Store, project: Project, data: Any) -> Query | None:
     if not re.fullmatch(r"\d{1,9}", index, re.ASCII) or not IMAGE_ID.fullmatch(image_id):
         return None
     region = RegionId(image_id, int(index))
-    query = store.query_by_region(project.id, region.image_id, region.index)
+    asking = data.get("asking", 1)
+    if not isinstance(asking, int) or not 0 < asking < 2**31:
+        return None
+    query = store.query_by_region(project.id, region.image_id, region.index, asking)
     return query if query and query.regions_hash == data.get("regions_hash") else None
 
 

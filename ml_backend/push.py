@@ -174,7 +174,7 @@ def _renew(
         score=float(row.score[query.region_index]),
         expected_clicks=float(row.expected_clicks[query.region_index]),
         preticks=pretick(row.presence[query.region_index], schema.names)
-        if project.preticks
+        if project.preticks != "never"
         else (),
         model_version=version,
     )

@@ -66,7 +66,7 @@ def plan_queries(
                 task_id=None,
                 score=float(values[position]),
                 expected_clicks=float(cost[position]),
-                preticks=pretick(presence, names) if project.preticks else (),
+                preticks=pretick(presence, names) if project.preticks != "never" else (),
                 model_version=model_version,
             )
         )

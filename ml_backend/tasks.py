@@ -23,6 +23,8 @@ class RegionQuery(Protocol):
     def round(self) -> int: ...
     @property
     def score(self) -> float: ...
+    @property
+    def asking(self) -> int: ...
 
 
 def task_payload(
@@ -35,7 +37,8 @@ def task_payload(
     """Label Studio task of a region query, with its prediction.
 
     `data.region` ("image_id:index") and `data.regions_hash` say for good which pixels were asked
-    about; `data.priority` is the score, higher first, for sorting by hand in the data manager.
+    about, `data.asking` for the how-manieth time; `data.priority` is the score, higher first, for
+    sorting by hand in the data manager.
 
     Args:
         urls: where the browser finds the crop and the locator.
@@ -57,6 +60,7 @@ def task_payload(
         "locator": locator,
         "region": str(RegionId(query.image_id, query.region_index)),
         "regions_hash": query.regions_hash,
+        "asking": query.asking,
         "image": image,
         "round": query.round,
         "priority": query.score,

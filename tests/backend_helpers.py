@@ -57,7 +57,7 @@ def make_project(project_id: int = 4, schema: ClassSchema | None = None, **field
         "seed": 0,
         "budget_clicks": 100.0,
         "train_every": None,
-        "preticks": True,
+        "preticks": "always",
         "train_config": {},
         "acquisition": "pixbal",
         "created_at": START,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from backend_helpers import make_settings
+from old_home import unpack_home
 from sqlalchemy import Connection, DateTime, Engine, Float, Integer, MetaData, Table, text
 
+from ml_backend.backup_restore import restore_backup
 from ml_backend.errors import StoreError
 from ml_backend.store import Store, schema
 from ml_backend.store.engine import (
@@ -22,13 +26,17 @@ from ml_backend.store.engine import (
     upgrade,
     writing,
 )
+from training.versions import Version
 
+# What a migration turned into something else, by table; its own test says into what.
+CHANGED = {"pixbal_project": ("preticks",)}
 POSTGRES = "PIXBAL_TEST_POSTGRES_URL"
 REVISIONS = known_revisions()
 WHEN = "2026-11-22 15:00:00.000000"
 TEXTS = {
     "schema_json": '{"classes": [{"name": "Road", "color": "#112233"}], "undefined": true}',
     "preticks": '["Road"]',
+    "classes_added": "{}",
     "classes": '["Road"]',
     "kind": "classes",
     "payload": '{"action": "x"}',
@@ -122,8 +130,8 @@ def test_an_older_database_keeps_its_rows(url: str, wanted: str) -> None:
         assert compare_metadata(context, schema.metadata) == []
     engine.dispose()
     for name, rows in before.items():
-        kept = [{key: row[key] for key in rows[0]} for row in after[name]]
-        assert kept == rows, name
+        wanted = [{k: v for k, v in row.items() if k not in CHANGED.get(name, ())} for row in rows]
+        assert [{key: row[key] for key in wanted[0]} for row in after[name]] == wanted, name
     read_everything(url)
 
 
@@ -164,3 +172,57 @@ def test_revisions_are_one_line() -> None:
     """Two heads could not be upgraded to."""
     assert REVISIONS[0] == "0001"
     assert list(REVISIONS) == sorted(REVISIONS)
+
+
+def tables_of(home: Path) -> dict[str, list[dict[str, Any]]]:
+    with sqlite3.connect(home / "pixbal.db") as database:
+        database.row_factory = sqlite3.Row
+        names = [
+            row["name"]
+            for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            if row["name"].startswith("pixbal_") and row["name"] != VERSION_TABLE
+        ]
+        found = {n: [dict(r) for r in database.execute(f"SELECT * FROM {n}")] for n in names}
+    database.close()
+    return found
+
+
+def test_a_home_of_the_first_release_keeps_all_of_it(tmp_path: Path) -> None:
+    """Every value of every row, answers on their questions, versions that load.
+
+    Seen failing with the labels left detached from their questions.
+    """
+    home = unpack_home(tmp_path / "home")
+    before = tables_of(home)
+    assert {len(before[f"pixbal_{name}"]) for name in ("project", "version")} == {2, 3}
+    with Store.open(f"sqlite:///{home}/pixbal.db") as store:
+        assert {p.id: (p.preticks, p.state, p.current_version) for p in store.projects()} == {
+            4: ("auto", "active", "r2"), 5: ("auto", "active", "r1"),
+        }  # fmt: skip
+        assert [(r.number, r.state) for r in store.rounds(4)] == [(1, "done"), (2, "done")]
+        assert store.count_queries(4) == {"answered": 7, "open": 5, "skipped": 2, "withdrawn": 1}
+        assert len(store.effective_labels(4)) == 9
+        live = [row for row in before["pixbal_label"] if not row["deleted"]]
+        assert store.clicks(4) == sum(r["clicks"] for r in live if r["project_id"] == 4) > 0
+        for project_id in (4, 5):
+            for version in store.versions(project_id):
+                assert Version.load(Path(version.path)).name == version.name
+    after = tables_of(home)
+    for name, rows in before.items():
+        lost = CHANGED.get(name, ())
+        wanted = [{k: v for k, v in row.items() if k not in lost} for row in rows]
+        assert [{k: row[k] for k in wanted[0]} for row in after[name]] == wanted, name
+
+
+def test_a_backup_of_the_first_release_is_restored(tmp_path: Path) -> None:
+    """Into a new home, by this release.
+
+    Seen failing with the rows of the archive loaded into today's tables.
+    """
+    old = unpack_home(tmp_path / "old")
+    settings = make_settings(tmp_path / "new")
+    restore_backup(settings, old / "backup.zip")
+    with Store.open(settings.database_url) as store:
+        assert len(store.effective_labels(4)) == 9
+        assert store.count_queries(5) == {"answered": 6, "open": 5}
+        assert Version.load(Path(store.versions(4)[-1].path)).name == "r2"

@@ -96,7 +96,7 @@ def test_migrations_make_the_tables_of_the_schema(url: str) -> None:
         assert compare_metadata(context, schema.metadata) == []
         heads = context.get_current_heads()
     engine.dispose()
-    assert heads == ("0002",)
+    assert heads == ("0003",)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ class StoredQuery:
     regions_hash: str = "ab" * 12
     round: int = 3
     score: float = 0.75
+    asking: int = 2
 
 
 PREDICTION = {"result": [], "score": -0.75, "model_version": "r3"}
@@ -34,6 +35,7 @@ def test_a_task_names_the_region_the_pictures_and_the_prediction():
             "locator": "http://b/l.jpg",
             "region": "0f0f0f0f0f0f0f0f0f0f0f0f:84",
             "regions_hash": "abababababababababababab",
+            "asking": 2,
             "image": "a.png",
             "round": 3,
             "priority": 0.75,

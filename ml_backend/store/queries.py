@@ -1,4 +1,4 @@
-"""Queries: one row per region asked, unique for good, so that no region is asked twice."""
+"""Queries: one row per asking of a region, unique for good, so that nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Queries(StorePart):
     """The part of the store that knows queries."""
 
     def plan_queries(self, queries: Sequence[Query]) -> int:
-        """Insert queries in one transaction; a region that has one keeps it. Returns the inserted.
+        """Insert queries in one transaction; an asking that is there stays. Returns the inserted.
 
         The `id` of the given rows is ignored: the store counts.
         """
@@ -24,7 +24,7 @@ class Queries(StorePart):
         with self._write() as connection:
             before = connection.execute(count).scalar_one()
             insert = Dialects.insert(connection, schema.query).on_conflict_do_nothing(
-                index_elements=["project_id", "image_id", "region_index"]
+                index_elements=["project_id", "image_id", "region_index", "asking"]
             )
             for chunk in chunks(queries):
                 connection.execute(insert, [values(query, "id") for query in chunk])
@@ -73,16 +73,20 @@ class Queries(StorePart):
                         found[query.task_id] = query
         return found
 
-    def query_by_region(self, project_id: int, image_id: str, region_index: int) -> Query | None:
-        """The query about a region, or None."""
+    def query_by_region(
+        self, project_id: int, image_id: str, region_index: int, asking: int | None = None
+    ) -> Query | None:
+        """The query of an asking of a region, or None; the newest asking where none is named."""
         table = schema.query
         statement = select(table).where(
             table.c.project_id == project_id,
             table.c.image_id == image_id,
             table.c.region_index == region_index,
         )
+        if asking is not None:
+            statement = statement.where(table.c.asking == asking)
         with self._read() as connection:
-            row = connection.execute(statement).first()
+            row = connection.execute(statement.order_by(table.c.asking.desc())).first()
         return Query(*row) if row else None
 
     def set_query_status(self, ids: Collection[int], status: str) -> None:
@@ -124,7 +128,7 @@ class Queries(StorePart):
 
     def update_query_scores(self, queries: Sequence[Query]) -> None:
         """Write score, expected clicks, ticks and model version of queries that exist."""
-        names = ("score", "expected_clicks", "preticks", "model_version")
+        names = ("score", "expected_clicks", "preticks", "model_version", "control")
         table = schema.query
         statement = (
             update(table)

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-ImageStatus = Literal["ready", "unreadable"]
+ProjectState = Literal["importing", "active", "paused", "archived"]
+Preticks = Literal["auto", "always", "never"]
+ImageStatus = Literal["ready", "unreadable", "removed"]
 Split = Literal["pool", "heldout"]
 QueryStatus = Literal["planned", "pushing", "open", "answered", "skipped", "withdrawn"]
 LabelKind = Literal["classes", "nothing", "unsure", "empty", "skipped", "invalid"]
@@ -22,7 +24,21 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Project:
-    """A Label Studio project that PixBal serves; `id` is Label Studio's."""
+    """A Label Studio project that PixBal serves; `id` is Label Studio's.
+
+    Attributes:
+        preticks: whether questions carry ticks in advance; "auto": where agreement says so.
+        model_version: the version that Label Studio orders its queue by; None before a push.
+        state: an "importing" project is not pushed from yet; a "paused" one neither trains nor
+            asks, its answers are kept; an "archived" one is shown to nobody.
+        push_held: nobody pushes until somebody asks for it (`init --no-push`).
+        trouble: why Label Studio refuses this project, for people; None where it does not.
+        per_image: most questions of one image in a batch; None chooses by the batch, 0 is no limit.
+        smallest_share: annotators leave out a class that covers less of the outline.
+        current_version: the version in use: the last published, or the one rolled back to.
+        region_project: of a project of masks, the one whose versions draw them.
+        classes_added: when a class was appended, by its name (ISO, UTC); {} for the first ones.
+    """
 
     id: int
     title: str
@@ -34,11 +50,20 @@ class Project:
     seed: int
     budget_clicks: float
     train_every: int | None
-    preticks: bool
     train_config: dict[str, Any]
     acquisition: str
     model_version: str | None = None
     created_at: datetime = field(default_factory=utc_now)
+    preticks: str = "auto"
+    state: str = "active"
+    push_held: bool = False
+    trouble: str | None = None
+    trouble_at: datetime | None = None
+    per_image: int | None = None
+    smallest_share: float = 0.0
+    current_version: str | None = None
+    region_project: int | None = None
+    classes_added: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,7 +88,12 @@ class Image:
 
 @dataclass(frozen=True)
 class Query:
-    """One question about one region. `score` is PixBal: higher is asked sooner."""
+    """One question: a region and the how-manieth asking of it. `score` is PixBal: higher is sooner.
+
+    Attributes:
+        control: shown without ticks in advance, so that agreement with them can be measured.
+        reason: why the region was asked again; None for the first asking.
+    """
 
     id: int
     project_id: int
@@ -77,6 +107,9 @@ class Query:
     expected_clicks: float
     preticks: tuple[str, ...]
     model_version: str
+    asking: int = 1
+    control: bool = False
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +130,8 @@ class Event:
 class Label:
     """One annotation. `updated_at` is Label Studio's clock, `seen_at` ours.
 
-    A deleted one stays as a tombstone; its task is unknown where the deletion came first.
+    A deleted one stays as a tombstone; its task is unknown where the deletion came first. `other`
+    is "Something else", which combines with classes; alone it is kind "nothing".
     """
 
     annotation_id: int
@@ -112,6 +146,7 @@ class Label:
     updated_at: datetime
     deleted: bool
     seen_at: datetime
+    other: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +154,8 @@ class Round:
     """One training round; `state` is the step it is in, "done" or "failed".
 
     A failed one with `retry_in_s` is tried again by itself after that pause. `note` tells what else
-    a person may want to know, such as that it was taken over from a lost worker.
+    a person may want to know, such as that it was taken over from a lost worker. `train_config` is
+    frozen with its snapshot.
     """
 
     project_id: int
@@ -142,6 +178,7 @@ class Round:
     attempts: int = 1
     retry_in_s: float | None = None
     note: str | None = None
+    train_config: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

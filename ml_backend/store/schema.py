@@ -34,11 +34,20 @@ project = Table(
     Column("seed", BIG, nullable=False),
     Column("budget_clicks", Float, nullable=False),
     Column("train_every", Integer),
-    Column("preticks", Boolean, nullable=False),
     Column("train_config", Json, nullable=False),
     Column("acquisition", String(64), nullable=False),
     Column("model_version", String(200)),
     Column("created_at", Utc, nullable=False),
+    Column("preticks", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("push_held", Boolean, nullable=False),
+    Column("trouble", Text),
+    Column("trouble_at", Utc),
+    Column("per_image", Integer),
+    Column("smallest_share", Float, nullable=False),
+    Column("current_version", String(200)),
+    Column("region_project", BIG),
+    Column("classes_added", Json, nullable=False),
 )
 
 image = Table(
@@ -76,7 +85,12 @@ query = Table(
     Column("expected_clicks", Float, nullable=False),
     Column("preticks", Names, nullable=False),
     Column("model_version", String(200), nullable=False),
-    UniqueConstraint("project_id", "image_id", "region_index", name="uq_pixbal_query_region"),
+    Column("asking", Integer, nullable=False),
+    Column("control", Boolean, nullable=False),
+    Column("reason", Text),
+    UniqueConstraint(
+        "project_id", "image_id", "region_index", "asking", name="uq_pixbal_query_asking"
+    ),
     UniqueConstraint("project_id", "task_id", name="uq_pixbal_query_task"),
     Index("ix_pixbal_query_status", "project_id", "status"),
 )
@@ -110,6 +124,7 @@ label = Table(
     Column("updated_at", Utc, nullable=False),
     Column("deleted", Boolean, nullable=False),
     Column("seen_at", Utc, nullable=False),
+    Column("other", Boolean, nullable=False),
     Index("ix_pixbal_label_query", "query_id"),
     Index("ix_pixbal_label_task", "project_id", "task_id"),
 )
@@ -137,6 +152,7 @@ round_ = Table(
     Column("attempts", Integer, nullable=False),
     Column("retry_in_s", Float),
     Column("note", Text),
+    Column("train_config", Json),
 )
 
 version = Table(
