@@ -90,31 +90,36 @@ class ClassSchema:
 
     @classmethod
     def of(
-        cls, names: Iterable[str], colors: Sequence[str | None] = (), undefined: bool = True
+        cls,
+        names: Iterable[str],
+        colors: Sequence[str | None] = (),
+        undefined: bool = True,
+        like: ClassSchema | None = None,
     ) -> ClassSchema:
-        """Schema of these names, with free hotkeys, and distinct colours where none is given."""
+        """Schema of these names, with free hotkeys, and distinct colours where none is given.
+
+        `like`: what is not given is as in that schema, if its names are the same: keys and colours
+        of a project stay, however the next project's would be chosen.
+        """
         names = tuple(names)
         _check_count(len(names))  # first: there are no more distinct colours than that
         if colors and len(colors) != len(names):
             raise LabelConfigError(f"Got {len(colors)} colours for {len(names)} classes.")
-        return cls(
-            tuple(
-                ClassInfo(name, color, key)
-                for name, color, key in zip(
-                    names,
-                    _completed(colors or [None] * len(names)),
-                    default_keys(len(names)),
-                    strict=True,
-                )
-            ),
-            undefined,
-        )
+        colors, keys = colors or [None] * len(names), default_keys(len(names))
+        if like is not None and like.names == names:
+            colors = [c or info.color for c, info in zip(colors, like.classes, strict=True)]
+            keys = tuple(info.hotkey for info in like.classes)
+        rows = zip(names, _completed(colors), keys, strict=True)
+        return cls(tuple(ClassInfo(*row) for row in rows), undefined)
 
     @classmethod
-    def load(cls, spec: str | Path) -> ClassSchema:
-        """Schema of a preset's name or of a JSON file; LabelConfigError names the presets."""
+    def load(cls, spec: str | Path, like: ClassSchema | None = None) -> ClassSchema:
+        """Schema of a preset's name or of a JSON file; LabelConfigError names the presets.
+
+        `like`: as for `of`.
+        """
         if str(spec) in presets():
-            return cls.preset(str(spec))
+            return cls.preset(str(spec), like)
         path = Path(spec)
         if not path.is_file():
             raise LabelConfigError(
@@ -127,30 +132,33 @@ class ClassSchema:
             raw = json.loads(path.read_text("utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise LabelConfigError(f"{path} is not JSON: {error}.", hint=_FORMS) from error
-        return cls.from_json(raw)
+        return cls.from_json(raw, like)
 
     @classmethod
-    def preset(cls, name: str) -> ClassSchema:
+    def preset(cls, name: str, like: ClassSchema | None = None) -> ClassSchema:
         """Schema of a public data set: one of `presets()`."""
         if name not in presets():
             raise LabelConfigError(f"No preset {name!r}.", hint=f"Presets: {', '.join(presets())}.")
         text = (_presets_folder() / f"{name}.json").read_text("utf-8")
-        return cls.from_json(json.loads(text))
+        return cls.from_json(json.loads(text), like)
 
     @classmethod
-    def from_json(cls, obj: Any) -> ClassSchema:
-        """Schema of `to_json`'s form, of {"names", "palette"}, or of a list of names."""
+    def from_json(cls, obj: Any, like: ClassSchema | None = None) -> ClassSchema:
+        """Schema of `to_json`'s form, of {"names", "palette"}, or of a list of names.
+
+        `like`: as for `of`.
+        """
         if isinstance(obj, list):
-            return cls.of(_strings(obj))
+            return cls.of(_strings(obj), like=like)
         if not isinstance(obj, Mapping):
             raise LabelConfigError(f"Classes came as {type(obj).__name__}.", hint=_FORMS)
         undefined = obj.get("undefined", True)
         if "classes" in obj:
-            return _from_entries(obj["classes"], undefined)
+            return _from_entries(obj["classes"], undefined, like)
         if "names" in obj:
             palette = obj.get("palette") or []
             colors = [_hex(rgb) for rgb in palette] if isinstance(palette, list) else [None]
-            return cls.of(_strings(obj["names"]), colors, undefined)
+            return cls.of(_strings(obj["names"]), colors, undefined, like)
         raise LabelConfigError(f"Classes came with the keys {shorten(obj)}.", hint=_FORMS)
 
     def to_json(self) -> dict[str, Any]:
@@ -180,9 +188,9 @@ def _presets_folder() -> Any:
     return resources.files("label_config") / "presets"
 
 
-def _from_entries(entries: Any, undefined: Any) -> ClassSchema:
+def _from_entries(entries: Any, undefined: Any, like: ClassSchema | None) -> ClassSchema:
     if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
-        return ClassSchema.of(entries, undefined=undefined)
+        return ClassSchema.of(entries, undefined=undefined, like=like)
     if not isinstance(entries, list) or not all(isinstance(e, Mapping) for e in entries):
         raise LabelConfigError("'classes' is not a list of classes.", hint=_FORMS)
     unknown = {key for entry in entries for key in entry} - {"name", "color", "hotkey"}
@@ -197,7 +205,7 @@ def _from_entries(entries: Any, undefined: Any) -> ClassSchema:
             raise LabelConfigError(f"Class {entry.get('name')!r} has the colour {color!r}.")
     names = [entry.get("name") for entry in entries]
     colors = [entry["color"].lower() if entry.get("color") else None for entry in entries]
-    schema = ClassSchema.of(_strings(names), colors, undefined)
+    schema = ClassSchema.of(_strings(names), colors, undefined, like)
     if not any("hotkey" in entry for entry in entries):
         return schema
     pairs = zip(schema.classes, entries, strict=True)

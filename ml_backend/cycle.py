@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from ml_backend import round_steps
-from ml_backend.labels import count_changes, trainable_labels, trained_labels
+from ml_backend.labels import RegionLabel, count_changes, trainable_labels, trained_labels
 from ml_backend.runtime import Runtime
 from ml_backend.state import CycleState
 from ml_backend.store import Event, Project, Round
@@ -23,7 +23,7 @@ class Cycle:
     """Counts for `next_step`; remembers what each snapshot holds, and when failures were seen."""
 
     runtime: Runtime
-    _trained: dict[tuple[int, int], dict[RegionId, tuple[str, ...]]] = field(default_factory=dict)
+    _trained: dict[tuple[int, int], dict[RegionId, RegionLabel]] = field(default_factory=dict)
     # When to try a failed round again, by its tries: seconds of the steady clock.
     _retry_at: dict[tuple[int, int, int], float] = field(default_factory=dict)
 
@@ -62,7 +62,7 @@ class Cycle:
         now = time.monotonic()
         return now >= self._retry_at.setdefault(key, now + row.retry_in_s)
 
-    def _labels_of(self, row: Round) -> dict[RegionId, tuple[str, ...]]:
+    def _labels_of(self, row: Round) -> dict[RegionId, RegionLabel]:
         key = (row.project_id, row.number)
         if key not in self._trained:
             path = self.runtime.snapshot_dir(*key)

@@ -92,7 +92,9 @@ def pretick(presence: NDArray[np.floating[Any]], names: Sequence[str]) -> tuple[
 
     Args:
         presence: share of the region's pixels per class, (K,); an undefined class comes last and is
-            never ticked in advance, since "Nothing listed" would hide what is there.
+            never ticked in advance: a class can be looked for in the picture, but "Something else"
+            is only right where every class was looked for first, and a tick that is there already
+            invites to skip that. Leaving it out costs one key where it is right.
         names: the real classes, K or K - 1 of them.
     """
     return tuple(

@@ -99,8 +99,9 @@ def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
     images = {i.image_id: i for i in store.images(project_id, split="pool", status="ready")}
     labels = trainable_labels(store, project_id)
     by_image: dict[str, dict[int, list[int]]] = {}
-    for region, classes in labels.items():
-        indices = [schema.index(name) for name in classes] or [len(schema.names)]
+    for region, label in labels.items():
+        indices = [schema.index(name) for name in label.classes]
+        indices += [len(schema.names)] if label.other else []
         by_image.setdefault(region.image_id, {})[region.index] = indices
     items = [
         SnapshotItem(
