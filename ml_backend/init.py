@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from label_config import ClassSchema, LabelConfigError, build
-from ml_backend.connect import connect
+from label_config.classes import presets
+from label_config.colors import close_pairs
+from ml_backend.connect import connect, ensure_instructions
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.from_project import sources_of_project
+from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
 from ml_backend.leases import holding
 from ml_backend.locks import file_lock, project_lock
@@ -23,6 +26,8 @@ from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
 from training.config import CONFIGS, TrainConfig
 from training.superpixels import available_methods, default_method
+
+SHOWN_PAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class InitRequest:
     overrides: tuple[str, ...] = ()
     seed: int = 0
     preticks: str = "auto"
+    smallest_share: float = 0.2
     push: bool = True
 
 
@@ -59,6 +65,7 @@ class InitReport:
     pushed: int
     open_questions: int = field(default=0)
     masks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
@@ -70,6 +77,7 @@ class InitReport:
             *(f"{what}: {how}" for what, how in self.connected),
             f"questions: {self.pushed} pushed, {self.open_questions} open",
             *self.masks,
+            *self.warnings,
             f'Open {self.url} and press "Label All Tasks".',
         ]
         return found
@@ -100,21 +108,24 @@ def initialise(
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
         )
     current = project.model_version or version_name(0)
-    connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+    connected = connect(ls, settings, project.id, project.label_config, current)
+    text = project_instructions(settings, store, project)
+    connected.insert(1, ("instructions", ensure_instructions(ls, project.id, text)))
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
     if pushed:
         # The order of the queue hangs on it, and it needs a prediction to exist.
         again = connect(ls, settings, project.id, project.label_config, current)
-        connected = (*connected[:-1], again[-1])  # the model version, which is set last
+        connected[-1] = again[-1]  # the model version, which is set last
     return InitReport(
         project=project,
         url=f"{settings.label_studio_url}/projects/{project.id}/data",
         created=created,
         images=images,
-        connected=connected,
+        connected=tuple(connected),
         pushed=pushed,
         open_questions=len(store.queries(project.id, status="open")),
         masks=_masks(settings, store, ls, project.id, request.from_project),
+        warnings=color_warnings(request.classes, ClassSchema.from_json(project.schema_json)),
     )
 
 
@@ -128,6 +139,25 @@ def _masks(
         return tuple(show_masks(settings, store, ls, source, region_project).lines())
     except (BackendError, LabelConfigError) as error:
         return (f"masks are not shown in project {source}: {error}",)
+
+
+def color_warnings(classes: str, schema: ClassSchema) -> tuple[str, ...]:
+    """Colours given by hand that look alike; those of a preset are its data set's own."""
+    if classes in presets():
+        return ()
+    pairs = close_pairs(schema)
+    color = {info.name: info.color for info in schema.classes}
+    named = [
+        f"{one!r} and {two!r} ({color[one]}, {color[two]})" for one, two, _ in pairs[:SHOWN_PAIRS]
+    ]
+    if not pairs:
+        return ()
+    more = f" and {len(pairs) - len(named)} more" if len(pairs) > len(named) else ""
+    return (
+        f"warning: classes whose colours look alike: {'; '.join(named)}{more}. A project keeps its "
+        "colours: for other ones change them in the class list (or leave them out, and distinct "
+        "ones are filled in) and make a project of another --title.",
+    )
 
 
 def _sources(
@@ -146,7 +176,7 @@ def _project(
 ) -> tuple[Project, bool]:
     known = _known_project(store, ls, request)
     if known is not None:
-        _check_unchanged(known, request, schema)
+        _check_unchanged(known, request)
         return known, False
     if not request.images and request.from_project is None:
         raise BackendError(
@@ -159,7 +189,7 @@ def _project(
             f"superpixel method {method!r} is not available here",
             hint=f"Available: {', '.join(available_methods())}.",
         )
-    label_config = build(schema, request.template)
+    label_config = build(schema, request.template, smallest_share=request.smallest_share)
     project_id = request.project
     if project_id is None:
         project_id = ls.create_project(request.title, label_config)
@@ -177,6 +207,7 @@ def _project(
         budget_clicks=request.budget,
         train_every=request.train_every,
         preticks=request.preticks,
+        smallest_share=request.smallest_share,
         train_config=train_config(request.config, request.overrides, request.seed).to_json(),
         acquisition="pixbal",
         model_version=None,
@@ -197,10 +228,14 @@ def _known_project(store: Store, ls: LabelStudio, request: InitRequest) -> Proje
     return None
 
 
-def _check_unchanged(row: Project, request: InitRequest, schema: ClassSchema) -> None:
-    """Regions and classes of a project are fixed: labels would lose their meaning."""
+def _check_unchanged(row: Project, request: InitRequest) -> None:
+    """Regions and classes of a project are fixed: labels would lose their meaning.
+
+    Keys and colours that the class list leaves open are the project's, not those of a new one.
+    """
+    stored = ClassSchema.from_json(row.schema_json)
     given: Mapping[str, tuple[Any, Any]] = {
-        "--classes": (schema.to_json(), row.schema_json),
+        "--classes": (ClassSchema.load(request.classes, like=stored).to_json(), stored.to_json()),
         "--template": (request.template, row.template),
         "--side": (request.side, row.side_px),
         "--method": (request.method or row.method, row.method),
