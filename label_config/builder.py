@@ -77,7 +77,8 @@ def build(
     _only(root, "Header", None).set("value", header(template, smallest_share))
     control = _only(root, plan.tag, plan.from_name)
     if plan.choice:
-        _only(root, "Style", None).text = style(len(schema.classes), 1 + schema.undefined)
+        searched = any(info.hotkey is None for info in schema.classes)
+        _only(root, "Style", None).text = style(len(schema.classes), schema.undefined, searched)
         control.set("choice", plan.choice)
         what = "a class" if plan.choice == "single-radio" else "at least one class"
         rest = f"'{_undefined_text(undefined_alias)}' or " if schema.undefined else ""
@@ -88,8 +89,11 @@ def build(
         _check_free(schema, _undefined_text(undefined_alias))
         control.append(_extra(_undefined_text(undefined_alias), undefined_alias, OTHER_KEY))
     if plan.choice:
-        control.append(_extra(UNSURE_TEXT, UNSURE_ALIAS, UNSURE_KEY))
-        if any(info.hotkey is None for info in schema.classes):
+        # Enter in an empty search field ticks the first choice. That must be no class: whoever
+        # presses it by mistake would teach one that is not there.
+        place = 0 if searched else len(control)
+        control.insert(place, _extra(UNSURE_TEXT, UNSURE_ALIAS, UNSURE_KEY))
+        if searched:
             _add_filter(root, plan)
     elif not schema.undefined:
         # A mask needs no answer "Something else"; the choice must survive reading all the same.
@@ -158,7 +162,12 @@ def _check_free(schema: ClassSchema, text: str) -> None:
 
 
 def _add_filter(root: ET.Element, plan: Layout) -> None:
-    """A field that finds a class by a part of its name; Enter ticks the first one left."""
+    """A field that finds a class by a part of its name; Enter ticks the first one left.
+
+    Label Studio keeps the cursor in the field and takes no other key there. It stands after the
+    choices, so that Tab leaves it for a button, where keys count again, and not for one of the
+    choices, where they do not; the style shows it above them.
+    """
     parents = {child: parent for parent in root.iter() for child in parent}
     control = _only(root, plan.tag, plan.from_name)
     parent = parents[control]
@@ -168,9 +177,9 @@ def _add_filter(root: ET.Element, plan: Layout) -> None:
         toName=plan.from_name,
         hotkey=FILTER_KEY,
         minlength="1",
-        placeholder="Shift+F, a part of the name, Enter",
+        placeholder="Shift+F, a part of a name, Enter, Tab",
     )
-    parent.insert(list(parent).index(control), field)
+    parent.insert(list(parent).index(control) + 1, field)
 
 
 def _item(plan: Layout, index: int, info: ClassInfo) -> ET.Element:

@@ -16,7 +16,7 @@ from label_config.layouts import NOTHING_ALIAS, OTHER_ALIAS, layout, percent
 # The last line. Where it is gone, somebody has made the text their own, and it is left alone.
 RENEWED = "Delete this line to keep a text of your own."
 
-PICTURE_WIDTH = 280  # px; three fit beside each other in Label Studio's window
+PICTURE_WIDTH = 192  # px; three fit beside each other in Label Studio's window
 
 
 def instructions(
@@ -37,29 +37,30 @@ def instructions(
     one = layout(template).choice == "single-radio"
     old = undefined_alias == NOTHING_ALIAS
     parts = [
-        "<h3>What is asked</h3>",
-        "<p>Each question is about one <b>region</b>: the part of a photo inside the bright "
-        "outline. The small picture shows where it lies in the photo. What is outside the outline, "
-        "or only touches it, does not count.</p>",
+        "<h3>What is asked</h3>\n<p>Each question is about one <b>region</b>: the part of a photo "
+        "inside the bright outline. The small picture shows where it lies in the photo. What is "
+        "outside the outline, or only touches it, does not count.</p>",
         _pictures(pictures),
         f"<p>{_question(one, smallest_share)}</p>",
         f"<ul>{''.join(_further_answers(schema, one, old))}</ul>",
         "<p>Some ticks may be there when a question opens: a model set them. Look first, then "
         "correct them.</p>",
-        "<h3>Keys</h3>",
-        f"<p>{_keys(schema, old)}</p>",
+        f"<h3>Keys</h3>\n<p>{_keys(schema, old)}</p>",
         "<p><small>Written by PixBal, which renews it each time the project is set up. "
         f"{RENEWED}</small></p>",
     ]
-    return "\n".join(part for part in parts if part)
+    # Label Studio's page leaves no room between paragraphs.
+    return "\n<br>\n".join(part for part in parts if part)
 
 
 def _pictures(addresses: Sequence[str]) -> str:
-    images = [
-        f'<img src="{html.escape(address)}" alt="A region of this project" width="{PICTURE_WIDTH}">'
+    cells = [
+        f'<td><img src="{html.escape(address)}" alt="A region of this project" '
+        f'width="{PICTURE_WIDTH}"></td>'
         for address in addresses
     ]
-    return f"<p>{' '.join(images)}</p>" if images else ""
+    # A table: Label Studio's page puts pictures that follow each other below each other.
+    return f"<table><tbody><tr>{''.join(cells)}</tr></tbody></table>" if cells else ""
 
 
 def _question(one: bool, share: float) -> str:
@@ -109,9 +110,9 @@ def _keys(schema: ClassSchema, old: bool) -> str:
     if len(named) > len([key for key, _ in named if key]):
         text += (
             ". For the other classes: <kbd>Shift</kbd>+<kbd>F</kbd>, a part of the name, "
-            "<kbd>Enter</kbd> ticks the first one found"
+            "<kbd>Enter</kbd> ticks the first one found, <kbd>Tab</kbd> leaves the field"
         )
     return (
         f"{text}. <kbd>Ctrl</kbd>+<kbd>Enter</kbd> sends the answer, "
-        "<kbd>Ctrl</kbd>+<kbd>Space</kbd> skips the question."
+        "<kbd>Ctrl</kbd>+<kbd>Space</kbd> skips the question, <kbd>Esc</kbd> closes this window."
     )

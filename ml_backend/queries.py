@@ -66,7 +66,9 @@ def plan_queries(
                 task_id=None,
                 score=float(values[position]),
                 expected_clicks=float(cost[position]),
-                preticks=pretick(presence, names) if project.preticks != "never" else (),
+                preticks=pretick(presence, names, project.smallest_share)
+                if project.preticks != "never"
+                else (),
                 model_version=model_version,
             )
         )
@@ -87,7 +89,9 @@ def _pool_rows(
     ]
 
 
-def pretick(presence: NDArray[np.floating[Any]], names: Sequence[str]) -> tuple[str, ...]:
+def pretick(
+    presence: NDArray[np.floating[Any]], names: Sequence[str], smallest_share: float = 0.0
+) -> tuple[str, ...]:
     """Names of the classes predicted on enough of a region.
 
     Args:
@@ -96,7 +100,7 @@ def pretick(presence: NDArray[np.floating[Any]], names: Sequence[str]) -> tuple[
             is only right where every class was looked for first, and a tick that is there already
             invites to skip that. Leaving it out costs one key where it is right.
         names: the real classes, K or K - 1 of them.
+        smallest_share: classes under it are left out by annotators, so they are not ticked either.
     """
-    return tuple(
-        name for name, share in zip(names, presence, strict=False) if share >= PRETICK_SHARE
-    )
+    least = max(PRETICK_SHARE, smallest_share)
+    return tuple(name for name, share in zip(names, presence, strict=False) if share >= least)

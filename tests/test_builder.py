@@ -146,6 +146,10 @@ def test_classes_without_a_key_can_be_found_by_name(template):
     xml = build(more, template)
     field = ET.fromstring(xml).find(".//Filter")
     assert (field.get("toName"), field.get("hotkey")) == ("classes", "shift+f")
+    aliases = [choice.get("alias") for choice in ET.fromstring(xml).iter("Choice")]
+    # Enter in the empty field ticks the first choice: a class there would be taught by mistake.
+    assert (aliases[0], aliases[1], aliases[-1]) == ("unsure", "0", "other")
+    assert ET.fromstring(build(fit, template)).find(".//Choice").get("alias") == "0"
     assert read(xml).schema == more
 
 
@@ -166,6 +170,7 @@ def test_long_lists_scroll_with_the_ticked_choices_on_top():
     )
     assert "overflow-y: auto" in long
     assert ":has(input:checked) { order: -1; }" in long
+    assert ".lsf-choice:first-child, .pixbal-side .lsf-choice:last-child { order: -2; }" in long
     assert "overflow-y" not in short
     assert ":has" not in short
     assert "@" not in long + short

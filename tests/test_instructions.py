@@ -73,7 +73,7 @@ def test_without_undefined_there_is_no_something_else() -> None:
 def test_more_classes_than_keys_are_found_by_name() -> None:
     text = instructions(ClassSchema.of([f"class {i}" for i in range(40)]))
     assert "<kbd>Shift</kbd>+<kbd>F</kbd>" in text
-    assert text.count("<kbd>") == 28 + 2 + 3 + 4
+    assert text.count("<kbd>") == 28 + 2 + 4 + 5
 
 
 @pytest.mark.guarantee(20)
