@@ -93,16 +93,12 @@ def masks(project: int, region_project: int | None) -> None:
 @project_option
 def push(project: int | None) -> None:
     """Push the next questions now (the worker does it by itself after every round)."""
-    from ml_backend.leases import holding
-    from ml_backend.round_steps import push_next
+    from ml_backend.push_now import push_now
     from ml_backend.runtime import Runtime
 
     settings, store, ls = cli_common.open_all()
-    row = store.project(cli_common.only_project(store, project))
-    if row is not None:
-        with holding(store, settings.lease_s, row.id, wait=False):
-            push_next(Runtime(settings, store, ls), row)
-        click.echo(f"open questions: {len(store.queries(row.id, status='open'))}")
+    project_id = cli_common.only_project(store, project)
+    click.echo(push_now(Runtime(settings, store, ls), project_id))
 
 
 @click.command(epilog="Example: pixbal train --project 3")
@@ -148,14 +144,14 @@ def reconcile(project: int | None) -> None:
     """Compare the labels here with Label Studio's, and correct what a lost webhook left."""
     from ml_backend import reconcile as reconciling
     from ml_backend.copies import remove_copies
-    from ml_backend.leases import holding
+    from ml_backend.leases import holding, push_lease
 
     settings, store, ls = cli_common.open_all()
     number = cli_common.only_project(store, project)
     report = reconciling.reconcile(store, ls, number, datetime.now(UTC))
     click.echo(str(report))
     if report.copies:
-        with holding(store, settings.lease_s, number, wait=False):
+        with holding(store, settings.lease_s, push_lease(number), wait=False):
             click.echo(f"{remove_copies(store, ls, number, report.copies)} tasks deleted")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ml_backend.label_studio import LabelStudio
+from ml_backend.label_studio import LabelStudio, Refused
 from ml_backend.store import Query, Store
 from training.regions import RegionId
 
@@ -115,8 +115,19 @@ def remove_copies(store: Store, ls: LabelStudio, project_id: int, copies: Sequen
     moved = {c.query_id: c.kept for c in current if c.kept != c.ledger}
     if moved:
         store.set_task_ids(moved)
-    gone = [task for c in current for task in c.superfluous]
+    # Somebody may have answered one since the walk: looked at again just before it goes.
+    gone = [t for copy in current for t in copy.superfluous if _still_unanswered(ls, t)]
     if gone:
         ls.delete_tasks(project_id, gone)
         log.warning("project %s: deleted %s tasks that were pushed twice", project_id, len(gone))
     return len(gone)
+
+
+def _still_unanswered(ls: LabelStudio, task_id: int) -> bool:
+    """Whether nobody answered a task; False for one that is gone meanwhile."""
+    try:
+        return not ls.annotations(task_id)
+    except Refused as error:
+        if error.code == 404:
+            return False
+        raise

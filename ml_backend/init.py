@@ -17,14 +17,16 @@ from ml_backend.errors import BackendError, Conflict
 from ml_backend.from_project import sources_of_project
 from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
-from ml_backend.leases import holding
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.masks import show_masks
 from ml_backend.pool import Cut, ImportReport, Source, import_images, list_heldout, list_sources
-from ml_backend.runtime import Runtime, version_name
+from ml_backend.predictions import NO_MODEL
+from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
 from training.config import CONFIGS, TrainConfig
+from training.errors import TrainingError
+from training.images import read_image
 from training.superpixels import available_methods, default_method
 
 SHOWN_PAIRS = 5
@@ -98,19 +100,22 @@ def initialise(
     """
     schema = ClassSchema.load(request.classes)
     sources = _sources(settings, ls, request, schema)
+    _check_readable(sources, settings.max_pixels)
     project, created = _project(store, ls, request, schema)
     with file_lock(project_lock(settings.home, project.id), what=f"import into {project.id}"):
         cut = Cut(settings.home, project.method, project.side_px, settings.max_pixels)
         images = import_images(store, project, sources, cut, progress=progress)
     if not store.images(project.id, split="pool", status="ready"):
         raise BackendError(
-            f"none of the {len(sources)} images can be read",
+            f"none of the {len(sources)} images can be used",
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
         )
-    current = project.model_version or version_name(0)
+    current = project.model_version or NO_MODEL
     connected = connect(ls, settings, project.id, project.label_config, current)
     text = project_instructions(settings, store, project)
     connected.insert(1, ("instructions", ensure_instructions(ls, project.id, text)))
+    if project.state == "importing":  # until here the worker leaves it alone
+        store.update_project(project.id, state="active")
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
     if pushed:
         # The order of the queue hangs on it, and it needs a prediction to exist.
@@ -212,9 +217,31 @@ def _project(
         acquisition="pixbal",
         model_version=None,
         created_at=datetime.now(UTC),
+        # Killed from here on, it says so, and the next call goes on with it.
+        state="importing",
+        push_held=not request.push,
+        per_image=0 if request.config.startswith("paper") else None,
     )
     store.add_project(row)
     return row, True
+
+
+def _check_readable(sources: list[Source], max_pixels: int) -> None:
+    """Where no image of the pool can be read, no project is made for them."""
+    refused: list[str] = []
+    for source in sources:
+        if source.split != "pool":
+            continue
+        try:
+            read_image(source.path, max_pixels=max_pixels)
+        except (TrainingError, OSError) as error:
+            refused.append(f"{source.name}: {error}")
+        else:
+            return
+    if refused:
+        raise BackendError(
+            f"none of the {len(refused)} images can be read", hint="; ".join(refused[:3])
+        )
 
 
 def _known_project(store: Store, ls: LabelStudio, request: InitRequest) -> Project | None:
@@ -286,11 +313,10 @@ def train_config(spec: str, overrides: tuple[str, ...], seed: int) -> TrainConfi
 
 def _first_questions(settings: Settings, store: Store, ls: LabelStudio, project: Project) -> int:
     """Push the seeded random batch of a fresh project, or finish a push that was cut off."""
-    from ml_backend.round_steps import push_next
+    from ml_backend.push_now import push_now
 
     queries = store.queries(project.id)
     if queries and all(q.status not in ("planned", "pushing") for q in queries):
         return 0
-    with holding(store, settings.lease_s, project.id):
-        push_next(Runtime(settings, store, ls), project)
+    push_now(Runtime(settings, store, ls), project.id, wait=True)
     return len([q for q in store.queries(project.id, status="open") if q not in queries])

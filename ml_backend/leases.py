@@ -220,14 +220,14 @@ class Keeper:
 
 
 @contextmanager
-def holding(store: Store, lease_s: float, project_id: int, *, wait: bool = True) -> Iterator[None]:
-    """Hold a project's lease for a command, which is no worker.
+def holding(store: Store, lease_s: float, lease: str, *, wait: bool = True) -> Iterator[Keeper]:
+    """Hold a lease for a command, which is no worker.
 
     Raises:
         Conflict: somebody else holds it and `wait` is false.
         LeaseLost: from writes inside, where this process stood still and lost it.
     """
-    keeper, name = Keeper(store, f"command-{os.getpid()}", lease_s), project_lease(project_id)
+    keeper = Keeper(store, f"command-{os.getpid()}", lease_s)
     stop = threading.Event()
 
     def beat() -> None:
@@ -242,15 +242,15 @@ def holding(store: Store, lease_s: float, project_id: int, *, wait: bool = True)
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
     try:
-        with keeper.turn(name, wait=wait) as held:
+        with keeper.turn(lease, wait=wait) as held:
             if not held:
-                row = store.lease(name)
+                row = store.lease(lease)
                 who = row.holder if row else "nobody"
                 raise Conflict(
-                    f"Project {project_id} is being worked on by {who}.",
-                    "It pushes its questions at the end of a round; `pixbal status` shows it.",
+                    f"{who} is at work there: {lease}.",
+                    "Wait until it is done, then try again; `pixbal status` shows it.",
                 )
-            yield
+            yield keeper
     finally:
         stop.set()
         thread.join()
@@ -262,8 +262,16 @@ def worker_lease(worker_id: str) -> str:
 
 
 def project_lease(project_id: int) -> str:
-    """Name of the lease that a round of this project needs, and a push outside of rounds."""
+    """Name of the lease that a round of this project needs: its record, its work folder."""
     return f"project:{project_id}"
+
+
+def push_lease(project_id: int) -> str:
+    """Name of the lease for the questions of this project in Label Studio.
+
+    Not that of its rounds: questions are pushed and scored anew while a model trains.
+    """
+    return f"push:{project_id}"
 
 
 def device_lease(device: str) -> str | None:

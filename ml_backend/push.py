@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from label_config import ClassSchema
 from ml_backend.copies import Walk, remove_copies
@@ -24,65 +24,66 @@ log = logging.getLogger(__name__)
 PAGE = 500  # Label Studio's own import batch
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The questions to push: for which round, by the scores of which version.
+
+    Attributes:
+        round: the round that will train on the answers.
+        version: name of the version that scored the pool.
+        top_up: choose again where every question of this batch was handled without a usable label.
+    """
+
+    round: int
+    version: str
+    scores: PoolScores
+    top_up: bool = False
+
+
 def push_questions(
-    settings: Settings,
-    store: Store,
-    ls: LabelStudio,
-    project: Project,
-    *,
-    after_round: int,
-    scores: PoolScores,
-    top_up: bool = False,
+    settings: Settings, store: Store, ls: LabelStudio, project: Project, batch: Batch
 ) -> int:
-    """Plan and push the questions that follow a round; doing it again pushes nothing twice.
+    """Plan and push a batch; doing it again pushes nothing twice.
 
     Planned rows come first (one transaction), then pages of tasks. A page is marked before it is
     sent, so that a page whose answer was lost is looked up in Label Studio and adopted.
 
-    Only for whoever holds the project's lease: two at once would each push the same page.
-
-    Args:
-        after_round: the round whose version scored the pool; 0 before the first training.
-        top_up: choose again where every question of this batch was handled without a usable label.
+    Only for whoever holds the lease of the project's questions: two at once would each push the
+    same page.
 
     Returns:
         How many regions were pushed by this call.
     """
-    version = f"r{after_round}"
     adopt_uncertain(store, ls, project.id)
-    batch = store.queries(project.id, round=after_round + 1)
+    before = store.queries(project.id, round=batch.round)
     waiting = ("planned", "open")
-    if not batch or (top_up and not any(q.status in waiting for q in batch)):
-        _plan(store, project, after_round + 1, version, scores)
+    if not before or (batch.top_up and not any(q.status in waiting for q in before)):
+        _plan(store, project, batch)
     pushed = 0
     planned = store.queries(project.id, status="planned")
     planned.sort(key=lambda q: (-q.score, q.image_id, q.region_index))
     for start in range(0, len(planned), PAGE):
         pushed += _push_page(settings, store, ls, project, planned[start : start + PAGE])
-    _rescore_open(store, ls, project, version, scores)
-    _activate(store, ls, project, version)
+    _rescore_open(store, ls, project, batch.version, batch.scores)
+    _activate(store, ls, project, batch.version)
     return pushed
 
 
-def _plan(
-    store: Store, project: Project, round_number: int, version: str, scores: PoolScores
-) -> None:
+def _plan(store: Store, project: Project, batch: Batch) -> None:
     queries = store.queries(project.id)
     open_clicks = sum(q.expected_clicks for q in queries if q.status in ("open", "planned"))
     planned = plan_queries(
         project,
         store.images(project.id, split="pool", status="ready"),
         {RegionId(q.image_id, q.region_index) for q in queries},
-        scores,
+        batch.scores,
         ClassSchema.from_json(project.schema_json).names,
-        round_number=round_number,
-        model_version=version,
+        round_number=batch.round,
+        model_version=batch.version,
         budget_clicks=project.budget_clicks - open_clicks,
     )
     store.plan_queries(planned)
-    log.info(
-        "project %s: %s questions planned for round %s", project.id, len(planned), round_number
-    )
+    log.info("project %s: %s questions planned for round %s", project.id, len(planned), batch.round)
 
 
 def adopt_uncertain(store: Store, ls: LabelStudio, project_id: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,8 @@ def plan_queries(
     score was given, are left out. Equal scores fall in the order of `RegionId`, so that equal
     input gives an equal queue.
 
+    An image gives at most `per_image_cap` of them, its best.
+
     Returns:
         Queries with status "planned"; empty where the pool or the budget is used up.
     """
@@ -49,6 +53,9 @@ def plan_queries(
     cost = np.array(
         [scores.images[i.image_id].expected_clicks[r] for i, r in rows], dtype=np.float64
     )
+    most = per_image_cap(project, len(images), len(select(values, cost, budget_clicks)))
+    if most is not None:
+        values = _capped(values, [image.image_id for image, _ in rows], most)
     chosen = select(values, cost, budget_clicks)
     queries = []
     for position in chosen.tolist():
@@ -73,6 +80,28 @@ def plan_queries(
             )
         )
     return queries
+
+
+def per_image_cap(project: Project, images: int, batch: int) -> int | None:
+    """Most questions about one image in a batch; None where there is no limit.
+
+    By itself it is max(3, twice the batch / images): near copies of one view teach little, and a
+    batch from two images of two hundred tells nothing about the rest.
+    """
+    if project.per_image is None:
+        return max(3, math.ceil(2 * batch / max(1, images)))
+    return project.per_image or None
+
+
+def _capped(values: NDArray[np.float64], images: Sequence[str], most: int) -> NDArray[np.float64]:
+    """The scores, NaN beyond the best `most` of each image."""
+    kept = np.full_like(values, np.nan)
+    taken: Counter[str] = Counter()
+    for position in select(values, 1.0, math.inf).tolist():
+        taken[images[position]] += 1
+        if taken[images[position]] <= most:
+            kept[position] = values[position]
+    return kept
 
 
 def _pool_rows(

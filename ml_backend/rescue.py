@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from ml_backend import workflow
+from ml_backend.engine import MOST_RECOVERIES, Engine
 from ml_backend.failures import pause_before_retry
 from ml_backend.leases import Keeper, project_lease, worker_lease
 from ml_backend.store import Round, Store
@@ -36,7 +37,9 @@ class Rescue:
 
     store: Store
     keeper: Keeper
+    engine: Engine
     retry_s: float
+    clock: Callable[[], float] = time.monotonic
     _looked_at: float = -math.inf
     # By workflow: since when nobody is at it, rescues, the time before the next one.
     _idle_since: dict[str, float] = field(default_factory=dict)
@@ -45,14 +48,14 @@ class Rescue:
 
     def look(self) -> None:
         """Take up what stands still; does nothing if the last look was just now."""
-        now = time.monotonic()
+        now = self.clock()
         if now - self._looked_at < 2 * self.keeper.beat_s:
             return
         self._looked_at = now
         for row in unfinished(self.store):
-            state = workflow.engine_state(row)
+            state = self.engine.state(row)
             if state.kind == "unknown":
-                workflow.start(row)  # it was recorded and never queued
+                self.engine.start(row)  # it was recorded and never queued
             elif state.kind == "ended":
                 self._settle(row, state.how)
             elif state.kind == "pending" and state.worker == self.keeper.worker_id:
@@ -72,7 +75,7 @@ class Rescue:
         )
         note = f"worker {lost} was lost; taken over by {self.keeper.worker_id}"
         self.store.update_round(row.project_id, row.number, note=note)
-        workflow.recover(lost)
+        self.engine.recover(lost)
         self.keeper.release(worker_lease(lost))
 
     def _go_on(self, row: Round, now: float) -> None:
@@ -81,7 +84,7 @@ class Rescue:
         Its thread could not record how a step ended, as where the disk was full.
         """
         key = row.workflow_id
-        if workflow.runs_here(row):
+        if self.engine.runs_here(row):
             self._idle_since.pop(key, None)
             return
         idle_s = now - self._idle_since.setdefault(key, now)
@@ -94,20 +97,25 @@ class Rescue:
         self._tries[key] = self._tries.get(key, 0) + 1
         self._not_before[key] = now + self.retry_s * 2 ** min(self._tries[key], 5)
         self._idle_since.pop(key)
-        workflow.recover(self.keeper.worker_id)
+        self.engine.recover(self.keeper.worker_id)
 
     def _settle(self, row: Round, how: str) -> None:
         """Record the end of a round that the engine knows of and the row does not."""
         with self.keeper.turn(project_lease(row.project_id), wait=False) as held:
             # The row's last word comes before the engine's: one that was read earlier may be old.
-            if held and self.store.round(row.project_id, row.number) == row:
+            if not held or self.store.round(row.project_id, row.number) != row:
+                return
+            if how == "SUCCESS" and row.finished_at is not None and row.version is not None:
+                # Release 0.1.0 wrote "scoring" over "done" when questions were pushed afterwards.
+                self.store.update_round(row.project_id, row.number, state="done", error=None)
+            else:
                 self._record_failure(row, how)
 
     def _record_failure(self, row: Round, how: str) -> None:
         error: Exception
         if how == DIED_TOO_OFTEN:
             error = RuntimeError(
-                f"The worker died {workflow.MOST_RECOVERIES} times in this round. If the system "
+                f"The worker died {MOST_RECOVERIES} times in this round. If the system "
                 "ended it for want of memory, free some, or lower model.short_side."
             )
             pause = None  # it would kill the worker again

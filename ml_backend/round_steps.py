@@ -12,36 +12,40 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import DBAPIError
+
 from label_config import ClassSchema
 from ml_backend import asking
 from ml_backend.copies import remove_copies
-from ml_backend.errors import BackendError, LabelStudioError
+from ml_backend.errors import BackendError, Conflict, LabelStudioError, NotFound
 from ml_backend.failures import reason_of
 from ml_backend.ingest import apply_event
 from ml_backend.labels import trainable_labels
 from ml_backend.leases import project_lease
+from ml_backend.predictions import NO_MODEL
 from ml_backend.priority import stand_back
-from ml_backend.push import push_questions
+from ml_backend.push import Batch, push_questions
 from ml_backend.reconcile import reconcile
 from ml_backend.runtime import Runtime, version_name
-from ml_backend.store import Image, Project, Store, VersionRow, held_token
-from training.errors import SnapshotError
+from ml_backend.store import Image, Project, Round, Store, VersionRow, held_token
+from training.errors import CheckpointError, SnapshotError
 from training.snapshot import HeldoutItem, Snapshot, SnapshotItem, write_snapshot
 
 if TYPE_CHECKING:
     from training.loop import Progress
+    from training.pool_scores import PoolScores
 
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 1.0
 PARTIAL = ".partial"
-TRAIN_ACTIONS = ("START_TRAINING", asking.TRAIN)
 
 
 def apply_pending_events(store: Store) -> int:
@@ -50,14 +54,17 @@ def apply_pending_events(store: Store) -> int:
     What a person asks for is left to the worker, which trains when no round runs.
     """
     applied = 0
-    while events := store.pending_events(limit=500, without=(*TRAIN_ACTIONS, asking.PUSH)):
+    wishes = (*asking.TRAIN_ACTIONS, asking.PUSH)
+    while events := store.pending_events(limit=500, without=wishes):
         for event in events:
             error: str | None = None
             try:
                 apply_event(store, event)
-            except BackendError as failure:
-                error = str(failure)
-                log.warning("event %s (%s) kept aside: %s", event.id, event.action, failure)
+            except DBAPIError:
+                raise  # the store is away or full: no fault of this event
+            except Exception as failure:
+                error = str(failure) if isinstance(failure, BackendError) else reason_of(failure)
+                log.warning("event %s (%s) kept aside: %s", event.id, event.action, error)
             store.finish_event(event.id, error=error)
             applied += 1
     return applied
@@ -75,7 +82,10 @@ def reconcile_labels(runtime: Runtime, project_id: int, number: int) -> int:
 
 
 def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
-    """Freeze the labels of a round; a snapshot from an earlier try is used again.
+    """Freeze the labels and the settings of a round, once; a replay finds them as they are.
+
+    A try that somebody asked for freezes anew. What was trained on the same content is kept, and
+    `training.rounds.run_round` goes on from what the settings leave standing.
 
     Raises:
         SnapshotError: there is no label to train on.
@@ -84,22 +94,32 @@ def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
     store.update_round(project_id, number, state="snapshot")
     out = runtime.snapshot_dir(project_id, number)
     project = runtime.project(project_id)
-    if out.exists():
+    row = store.round(project_id, number)
+    if row is None:
+        raise NotFound(f"Project {project_id} has no round {number}.")
+    frozen = row.train_config is not None
+    published = runtime.version_dir(project_id, number).exists()
+    if out.exists() and (frozen or published):
         try:
             snapshot = Snapshot.load(out)
         except SnapshotError as error:
-            log.warning(
-                "round %s: snapshot of an earlier try is damaged, made anew: %s", number, error
-            )
+            log.warning("round %s: the snapshot is damaged, made anew: %s", number, error)
             shutil.rmtree(out)
         else:
-            _record_labels(runtime, project, number, snapshot)
+            _freeze(runtime, project, row, snapshot)
             return str(snapshot.path)
+    snapshot = _write_snapshot(runtime, project, out)
+    _freeze(runtime, project, row, snapshot)
+    return str(snapshot.path)
+
+
+def _write_snapshot(runtime: Runtime, project: Project, out: Path) -> Snapshot:
+    """The snapshot of what is known now; another one at its place goes, with all it led to."""
+    store = runtime.store
     schema = ClassSchema.from_json(project.schema_json)
-    images = {i.image_id: i for i in store.images(project_id, split="pool", status="ready")}
-    labels = trainable_labels(store, project_id)
+    images = {i.image_id: i for i in store.images(project.id, split="pool", status="ready")}
     by_image: dict[str, dict[int, list[int]]] = {}
-    for region, label in labels.items():
+    for region, label in trainable_labels(store, project.id).items():
         indices = [schema.index(name) for name in label.classes]
         indices += [len(schema.names)] if label.other else []
         by_image.setdefault(region.image_id, {})[region.index] = indices
@@ -110,23 +130,37 @@ def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
         for image_id, regions in sorted(by_image.items())
         if image_id in images
     ]
+    heldout = [_heldout(i) for i in store.images(project.id, split="heldout", status="ready")]
     out.parent.mkdir(parents=True, exist_ok=True)
-    snapshot = write_snapshot(
-        out,
-        classes=schema.names,
-        undefined=schema.undefined,
-        items=items,
-        heldout=[_heldout(i) for i in store.images(project_id, split="heldout", status="ready")],
+
+    def write() -> Snapshot:
+        return write_snapshot(
+            out, classes=schema.names, undefined=schema.undefined, items=items, heldout=heldout
+        )
+
+    try:
+        return write()
+    except SnapshotError:
+        if not out.exists():
+            raise
+        log.info("labels or held-out images changed since the last try: trained from the start")
+        shutil.rmtree(out)
+        for folder in work_folders(out.parents[2] / "versions" / out.parent.name / out.name):
+            shutil.rmtree(folder, ignore_errors=True)
+        return write()
+
+
+def _freeze(runtime: Runtime, project: Project, row: Round, snapshot: Snapshot) -> None:
+    """Note what the round is made of, once: answers that come later are those of the next one."""
+    if row.train_config is not None and row.labels is not None:
+        return
+    runtime.store.update_round(
+        project.id,
+        row.number,
+        train_config=row.train_config or project.train_config,
+        labels=sum(len(item.labels) for item in snapshot.items),
+        clicks=runtime.store.clicks(project.id),
     )
-    _record_labels(runtime, project, number, snapshot)
-    return str(snapshot.path)
-
-
-def _record_labels(runtime: Runtime, project: Project, number: int, snapshot: Snapshot) -> None:
-    """Of the snapshot: labels that came after it was frozen are those of the next round."""
-    clicks = runtime.store.clicks(project.id)
-    labels = sum(len(item.labels) for item in snapshot.items)
-    runtime.store.update_round(project.id, number, labels=labels, clicks=clicks)
 
 
 def _heldout(image: Image) -> HeldoutItem:
@@ -143,7 +177,9 @@ def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -
     from training.rounds import run_round  # imports torch
 
     stand_back()  # of the workflow's thread; the one that applies events keeps its turn
-    config = runtime.train_config(runtime.project(project_id))
+    project, row = runtime.project(project_id), runtime.store.round(project_id, number)
+    frozen = None if row is None else row.train_config
+    config = runtime.train_config(replace(project, train_config=frozen or project.train_config))
     out = runtime.version_dir(project_id, number)
     out.parent.mkdir(parents=True, exist_ok=True)
     report = _progress_writer(runtime.store, project_id, number)
@@ -153,7 +189,7 @@ def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -
         out,
         resume=True,
         progress=report,
-        name=version_name(number),
+        name=version_name(project_id, number),
         cache_dir=runtime.features_dir,
         work=claim_work(out, held_token(project_lease(project_id))),
     )
@@ -162,20 +198,27 @@ def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -
 
 def work_folders(version: Path) -> list[Path]:
     """Folders of work in progress on a version, the newest last."""
+    found = [path for path in version.parent.glob("*") if _token(version, path) >= 0]
+    return sorted(found, key=lambda path: _token(version, path))
+
+
+def _token(version: Path, folder: Path) -> int:
+    """The lease's token in the name of a folder of work on a version; -1 for other folders."""
     name = re.compile(re.escape(version.name) + r"(?:\.(\d+))?" + re.escape(PARTIAL))
-    found = [(name.fullmatch(path.name), path) for path in version.parent.glob("*")]
-    tokens = {path: int(match[1] or 0) for match, path in found if match}
-    return sorted(tokens, key=lambda path: tokens[path])
+    match = name.fullmatch(folder.name)
+    return -1 if match is None else int(match[1] or 0)
 
 
 def claim_work(version: Path, token: int) -> Path:
     """The folder to train a version in, with what earlier tries left there.
 
     Its name carries the token of the lease. A worker that lost the lease goes on under the old
-    name, which leads nowhere: it can neither change files of the new owner nor publish.
+    name, which leads nowhere: it can neither change files of the new owner nor publish. A folder
+    with a higher token than ours belongs to whoever took the lease from us, and stays.
     """
     work = version.with_name(f"{version.name}.{token}{PARTIAL}")
-    *older, newest = work_folders(version) or [work]
+    earlier = [folder for folder in work_folders(version) if _token(version, folder) <= token]
+    *older, newest = earlier or [work]
     for folder in older:
         shutil.rmtree(folder, ignore_errors=True)
     if newest != work:
@@ -219,12 +262,13 @@ def _finite(value: float) -> float | None:
 
 
 def publish_version(runtime: Runtime, project_id: int, number: int, folder: str) -> str:
-    """Record the version; from here on it serves predictions. Returns its name."""
+    """Record the version; from here on it is the one in use. Returns its name."""
     from training.versions import Version
 
-    runtime.store.update_round(project_id, number, state="publishing")
+    store = runtime.store
+    store.update_round(project_id, number, state="publishing")
     version = Version.load(Path(folder))
-    runtime.store.add_version(
+    new = store.add_version(
         VersionRow(
             project_id=project_id,
             name=version.name,
@@ -235,75 +279,125 @@ def publish_version(runtime: Runtime, project_id: int, number: int, folder: str)
             created_at=datetime.now(UTC),
         )
     )
-    runtime.store.update_round(project_id, number, version=version.name)
+    row = store.round(project_id, number)
+    # Done again after a kill, it must not undo a choice that was made since.
+    if new or row is None or row.version is None:
+        store.update_project(project_id, current_version=version.name)
+    store.update_round(project_id, number, version=version.name)
     return version.name
 
 
-def score_round(runtime: Runtime, project_id: int, number: int) -> str:
-    """Score the whole pool with the version of a round; 0 = the seeded random start."""
+def name_in_use(project: Project) -> str:
+    """The version whose scores and ticks the questions carry; before the first one, NO_MODEL."""
+    return project.current_version or NO_MODEL
+
+
+def scores_in_use(runtime: Runtime, project: Project) -> PoolScores | None:
+    """The scores of the version in use; None where they are missing, damaged, or lack an image."""
+    from training.pool_scores import PoolScores
+
+    path = runtime.scores_path(project.id, name_in_use(project))
+    if not path.exists():
+        return None
+    try:
+        scores = PoolScores.load(path)
+    except CheckpointError as error:
+        log.warning("project %s: scored anew: %s", project.id, error)
+        return None
+    pool = runtime.store.images(project.id, split="pool", status="ready")
+    known = {name: len(found.score) for name, found in scores.images.items()}
+    return scores if all(known.get(i.image_id) == i.region_count for i in pool) else None
+
+
+def score_current(runtime: Runtime, project: Project) -> Path:
+    """Score the whole pool with the version in use; before the first one, at random by the seed."""
     from training.scoring import PoolImage, score_pool
     from training.versions import Version
 
-    if number > 0:
-        runtime.store.update_round(project_id, number, state="scoring")
-    project = runtime.project(project_id)
-    out = runtime.scores_path(project_id, number)
+    name = name_in_use(project)
+    row = runtime.store.version(project.id, name)
+    if row is None and name != NO_MODEL:
+        raise NotFound(f"Project {project.id} has no version {name}.", "See `pixbal status`.")
+    out = runtime.scores_path(project.id, name)
     out.parent.mkdir(parents=True, exist_ok=True)
-    version = Version.load(runtime.version_dir(project_id, number)) if number > 0 else None
-    pool = [
-        PoolImage(i.image_id, Path(i.path), Path(i.regions_path))
-        for i in runtime.store.images(project_id, split="pool", status="ready")
-    ]
     score_pool(
-        version,
-        pool,
+        None if row is None else Version.load(Path(row.path)),
+        [
+            PoolImage(i.image_id, Path(i.path), Path(i.regions_path))
+            for i in runtime.store.images(project.id, split="pool", status="ready")
+        ],
         runtime.train_config(project),
-        seed=project.seed + number,
+        seed=project.seed + (0 if row is None else row.round),
         out=out,
         cache_dir=runtime.features_dir,
     )
-    return str(out)
+    return out
+
+
+def next_round(rounds: Sequence[Round]) -> int:
+    """The round that answers to new questions belong to: after all whose labels are frozen.
+
+    A failed one freezes them anew when it is tried again.
+    """
+    return 1 + max((row.number for row in rounds if row.state != "failed"), default=0)
+
+
+def why_no_push(project: Project) -> str | None:
+    """Why nobody may push questions of a project now; None where they may be."""
+    reasons = {
+        "importing": "Its images are being imported; `pixbal init` again goes on with that.",
+        "paused": "The project is paused: `pixbal project resume`.",
+        "archived": "The project is archived: `pixbal project resume`.",
+    }
+    if project.push_held and project.state == "active":
+        return "It was made with --no-push: `pixbal push` begins."
+    return reasons.get(project.state)
 
 
 def push_round(runtime: Runtime, project_id: int, number: int) -> int:
     """Choose and push the questions after a round; returns how many regions were pushed."""
-    from training.pool_scores import PoolScores
-
-    if number > 0:
-        runtime.store.update_round(project_id, number, state="pushing")
-    scores = PoolScores.load(runtime.scores_path(project_id, number))
+    runtime.store.update_round(project_id, number, state="pushing")
+    project = runtime.project(project_id)
+    if why_no_push(project) is not None:
+        return 0
     with _waiting_noted(runtime.store, project_id, number):
-        return push_questions(
-            runtime.settings,
-            runtime.store,
-            runtime.ls,
-            runtime.project(project_id),
-            after_round=number,
-            scores=scores,
-        )
+        return _push(runtime, project, number + 1, top_up=False)
 
 
-def push_next(runtime: Runtime, project: Project) -> int:
-    """Push the questions that follow the last finished round, outside a round; their number.
+def push_next(runtime: Runtime, project: Project) -> tuple[int, str | None]:
+    """Push the questions that follow the version in use, outside a round.
 
-    Only for whoever holds the project's lease.
+    Only for whoever holds the lease of its questions. Nothing of a round is written.
+
+    Returns:
+        How many regions were pushed, and, where none was, why.
     """
-    from training.pool_scores import PoolScores
-
-    done = [r.number for r in runtime.store.rounds(project.id) if r.state == "done"]
-    number = done[-1] if done else 0
-    path = score_round(runtime, project.id, number)
-    pushed = push_questions(
-        runtime.settings,
-        runtime.store,
-        runtime.ls,
-        project,
-        after_round=number,
-        scores=PoolScores.load(Path(path)),
-        top_up=True,
-    )
+    reason = why_no_push(project)
+    if reason is not None:
+        return 0, reason
+    number = next_round(runtime.store.rounds(project.id))
+    pushed = _push(runtime, project, number, top_up=True)
     log.info("project %s: %s questions pushed", project.id, pushed)
-    return pushed
+    return pushed, None if pushed else nothing_to_push(runtime.store, project.id)
+
+
+def nothing_to_push(store: Store, project_id: int) -> str:
+    """Why a push pushed nothing, for whoever asked for it."""
+    waiting = store.count_queries(project_id).get("open", 0)
+    if waiting:
+        return f"{waiting} questions are open: more are pushed when they are answered."
+    return "Every region that can be asked was asked."
+
+
+def _push(runtime: Runtime, project: Project, round_number: int, *, top_up: bool) -> int:
+    scores = scores_in_use(runtime, project)
+    if scores is None:
+        raise Conflict(
+            f"The pool of project {project.id} is not scored by {name_in_use(project)} yet.",
+            "The worker scores it, then pushes: `pixbal worker`.",
+        )
+    batch = Batch(round_number, name_in_use(project), scores, top_up=top_up)
+    return push_questions(runtime.settings, runtime.store, runtime.ls, project, batch)
 
 
 @contextmanager
@@ -312,8 +406,6 @@ def _waiting_noted(store: Store, project_id: int, number: int) -> Iterator[None]
     try:
         yield
     except LabelStudioError as error:
-        if number > 0:
-            store.update_round(project_id, number, error=reason_of(error))
+        store.update_round(project_id, number, error=reason_of(error))
         raise
-    if number > 0:
-        store.update_round(project_id, number, error=None)
+    store.update_round(project_id, number, error=None)

@@ -47,13 +47,13 @@ class Runtime:
 
     def version_dir(self, project_id: int, number: int) -> Path:
         """Weights, config and metrics of a round."""
-        return self.settings.home / "versions" / f"p{project_id}" / version_name(number)
+        return self.settings.home / "versions" / f"p{project_id}" / f"r{number}"
 
-    def scores_path(self, project_id: int, number: int) -> Path:
-        """Scores of the whole pool by the version of a round; round 0 is the random start."""
-        return self.settings.home / "scores" / f"p{project_id}" / f"{version_name(number)}.npz"
+    def scores_path(self, project_id: int, version: str) -> Path:
+        """Scores of the whole pool by a version; `NO_MODEL` is the random start."""
+        return self.settings.home / "scores" / f"p{project_id}" / f"{version}.npz"
 
 
-def version_name(number: int) -> str:
-    """Name of a round's model version in Label Studio; "r0" stands for "no model yet"."""
-    return f"r{number}"
+def version_name(project_id: int, number: int) -> str:
+    """Name of a round's model version, unique across projects; release 0.1.0 said "r2"."""
+    return f"p{project_id}-r{number}"

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
-import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy.exc import DBAPIError
 
-from ml_backend import asking, round_steps, workflow
+from ml_backend import asking, round_steps
 from ml_backend.copies import remove_copies
-from ml_backend.cycle import Cycle
+from ml_backend.cycle import Cycle, why_no_training
+from ml_backend.engine import Engine, workflow_id
 from ml_backend.errors import BackendError, LeaseLost
 from ml_backend.failures import reason_of
+from ml_backend.ingest import REGION_TEMPLATES
 from ml_backend.label_studio import LabelStudio
-from ml_backend.leases import Keeper, give_up, project_lease
+from ml_backend.leases import Keeper, give_up, project_lease, push_lease
 from ml_backend.locks import file_lock, worker_lock
 from ml_backend.logs import configure_logging
+from ml_backend.player import Player, utc_now
 from ml_backend.reconcile import ReconcileReport, reconcile
 from ml_backend.rescue import Rescue
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.state import CycleState, Step, next_step
 from ml_backend.store import Project, Store
+from ml_backend.trouble import Pauses, note_trouble
+from ml_backend.workflow import DurableEngine
 from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -41,19 +48,26 @@ class Worker:
     """One per home and worker id. `run` blocks until it is told to stop."""
 
     runtime: Runtime
+    keeper: Keeper
+    engine: Engine
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], datetime] = utc_now
     stop: threading.Event = field(default_factory=threading.Event)
-    keeper: Keeper = field(init=False)
     cycle: Cycle = field(init=False)
     rescue: Rescue = field(init=False)
+    pushes: Pauses = field(init=False)
+    walks: Pauses = field(init=False)
+    _pushing: set[int] = field(default_factory=set)  # a push was queued, its end not seen yet
     _reconcile_at: dict[int, float] = field(default_factory=dict)
-    _decided: float = 0.0
+    _decided: float = -math.inf
 
     def __post_init__(self) -> None:
         settings = self.runtime.settings
         store = self.runtime.store
-        self.keeper = Keeper(store, settings.worker_id, settings.lease_s)
-        self.cycle = Cycle(self.runtime)
-        self.rescue = Rescue(store, self.keeper, settings.retry_s)
+        self.cycle = Cycle(self.runtime, self.clock)
+        self.rescue = Rescue(store, self.keeper, self.engine, settings.retry_s, self.clock)
+        self.pushes = Pauses(settings.retry_s, self.clock)
+        self.walks = Pauses(settings.reconcile_s, self.clock)
 
     def run(self) -> None:
         """Take up what was running, then poll until stopped."""
@@ -103,60 +117,86 @@ class Worker:
         """One look: events, reconciliation, then what each project needs."""
         store = self.runtime.store
         came = round_steps.apply_pending_events(store)
-        self._push_requested()
         found = self._reconcile_due()
-        requests = self.cycle.requests()
-        now = time.monotonic()
-        if not (came or found or requests) and now - self._decided < DECIDE_EVERY_S:
+        asked = store.pending_events(actions=(*asking.TRAIN_ACTIONS, asking.PUSH), limit=1)
+        now = self.clock()
+        if not (came or found or asked) and now - self._decided < DECIDE_EVERY_S:
             return
         self._decided = now
         for project in store.projects():
-            if project.template != "image_masks":
-                self.advance(project)
+            if project.template in REGION_TEMPLATES and project.state != "archived":
+                self._attend(project)
 
-    def _push_requested(self) -> None:
-        """Push for those who asked; what fails is kept aside with its reason, not tried again."""
-        store = self.runtime.store
-        for event in store.pending_events(actions=(asking.PUSH,)):
-            project = None if event.project_id is None else store.project(event.project_id)
-            error: str | None = None
-            try:
-                if project is not None:
-                    with self.keeper.turn(project_lease(project.id), wait=False) as held:
-                        if not held:
-                            continue  # a round runs; it pushes at its end, and then we do
-                        round_steps.push_next(self.runtime, project)
-            except LeaseLost:
-                raise
-            except Exception as failure:
-                error = reason_of(failure)
-                log.warning("project %s: asked to push: %s", event.project_id, error)
-            store.finish_event(event.id, error=error)
+    def _attend(self, project: Project) -> None:
+        """Do what one project needs; its trouble is no other's."""
+        self._note_push(project)
+        if not self.pushes.over(project.id):
+            return
+        try:
+            self.advance(project)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            self._refused(self.pushes, project, error)
+
+    def _note_push(self, project: Project) -> None:
+        """How the push ended that was queued here."""
+        if project.id not in self._pushing or self.engine.pushing(project.id):
+            return
+        self._pushing.discard(project.id)
+        if project.trouble is None:
+            self.pushes.went_well(project.id)
+        else:
+            self.pushes.failed(project.id)
+
+    def _refused(self, pauses: Pauses, project: Project, error: Exception) -> None:
+        known = isinstance(error, BackendError | TrainingError | DBAPIError)
+        reason, pause = reason_of(error), pauses.failed(project.id)
+        log.warning("project %s: %s Left alone for %.0f s.", project.id, reason, pause,
+                    exc_info=None if known else error)  # fmt: skip
+        with contextlib.suppress(DBAPIError):  # what the trouble is with
+            note_trouble(self.runtime.store, project.id, reason, self.now())
 
     def _reconcile_due(self) -> bool:
         """Ask Label Studio what the webhooks may have lost; True if labels changed."""
         changed = False
-        now = time.monotonic()
         for project in self.runtime.store.projects():
-            if project.template == "image_masks" or now < self._reconcile_at.get(project.id, 0.0):
+            if project.template not in REGION_TEMPLATES or project.state == "archived":
                 continue
-            started = time.monotonic()
-            self._reconcile_at[project.id] = started + self.runtime.settings.reconcile_s
-            report = reconcile(self.runtime.store, self.runtime.ls, project.id, datetime.now(UTC))
-            changed |= self._remove_copies(project.id, report)
-            # A hundred thousand tasks take most of a minute: walk a tenth of the time at most.
-            pause = max(self.runtime.settings.reconcile_s, 10 * (time.monotonic() - started))
-            self._reconcile_at[project.id] = started + pause
-            if report.changed or report.deleted:
-                log.info("project %s: found by reconciliation: %s", project.id, report)
-                changed = True
+            if self.clock() < self._reconcile_at.get(project.id, -math.inf):
+                continue
+            if not self.walks.over(project.id):
+                continue
+            try:
+                changed |= self._walk(project)
+            except LeaseLost:
+                raise
+            except Exception as error:
+                self._refused(self.walks, project, error)
+            else:
+                self.walks.went_well(project.id)
+                if not self.pushes.failing(project.id):
+                    note_trouble(self.runtime.store, project.id, None, self.now())
         return changed
+
+    def _walk(self, project: Project) -> bool:
+        settings, started = self.runtime.settings, self.clock()
+        self._reconcile_at[project.id] = started + settings.reconcile_s
+        report = reconcile(self.runtime.store, self.runtime.ls, project.id, self.now())
+        removed = self._remove_copies(project.id, report)
+        # A hundred thousand tasks take most of a minute: walk a tenth of the time at most.
+        pause = max(settings.reconcile_s, 10 * (self.clock() - started))
+        self._reconcile_at[project.id] = started + pause
+        if report.changed or report.deleted:
+            log.info("project %s: found by reconciliation: %s", project.id, report)
+            return True
+        return removed
 
     def _remove_copies(self, project_id: int, report: ReconcileReport) -> bool:
         """Unless somebody is at work there, whose push would look like copies."""
         if not report.copies:
             return False
-        with self.keeper.turn(project_lease(project_id), wait=False) as held:
+        with self.keeper.turn(push_lease(project_id), wait=False) as held:
             if held:
                 store, ls = self.runtime.store, self.runtime.ls
                 remove_copies(store, ls, project_id, report.copies)
@@ -164,28 +204,38 @@ class Worker:
 
     def advance(self, project: Project) -> Step:
         """Do the one thing that the project needs, unless another worker is at it."""
+        if project.push_held and project.state == "active" and self.cycle.pushes(project.id):
+            self.runtime.store.update_project(project.id, push_held=False)
+            project = self.runtime.project(project.id)
         state = self.cycle.state(project)
         step = next_step(state)
-        if step in (Step.WAIT, Step.DONE) and not state.requested:
-            return step
-        with self.keeper.turn(project_lease(project.id), wait=False) as held:
-            # Looked at again: meanwhile another worker may have done it.
-            return self._advance(project, self.cycle.state(project)) if held else Step.WAIT
-
-    def _advance(self, project: Project, state: CycleState) -> Step:
-        step = next_step(state)
-        if step is Step.TRAIN:
-            trigger = "request" if state.requested else "retry" if state.failed else "labels"
-            self.start_round(project, trigger)
-        elif step is Step.PUSH:
-            round_steps.push_next(self.runtime, project)
-        if state.requested and not state.running:
-            if step is not Step.TRAIN:
-                log.info("project %s: asked to train, but no label is new", project.id)
-            for event in self.cycle.requests():
-                if event.project_id == project.id:
-                    self.runtime.store.finish_event(event.id)
+        if step is Step.PUSH:
+            self._pushing.add(project.id)
+            self.engine.push(project.id)
+        elif step is Step.TRAIN:
+            with self.keeper.turn(project_lease(project.id), wait=False) as held:
+                # Looked at again: meanwhile another worker may have done it.
+                state = self.cycle.state(project)
+                if not held or next_step(state) is not Step.TRAIN:
+                    return Step.WAIT
+                trigger = "request" if state.requested else "retry" if state.failed else "labels"
+                self.start_round(project, trigger)
+        self._answer_requests(project, state, step)
         return step
+
+    def _answer_requests(self, project: Project, state: CycleState, step: Step) -> None:
+        """Requests that a round serves, or that lead to nothing, are over; with the reason why.
+
+        While a round runs a request to train waits: it may be for what came after its snapshot.
+        """
+        store = self.runtime.store
+        if state.requested and not state.running:
+            says = None if step is Step.TRAIN else why_no_training(project, state)
+            if says is not None:
+                log.info("project %s: asked to train: %s", project.id, says)
+            asking.finish(store, self.cycle.requests(project.id), says)
+        if state.push_requested and not state.may_push:
+            asking.finish(store, self.cycle.pushes(project.id), round_steps.why_no_push(project))
 
     def start_round(self, project: Project, trigger: str) -> None:
         """Record the round, then queue it; killed in between, `Rescue` queues it."""
@@ -195,30 +245,22 @@ class Worker:
         if last is not None and last.state == "failed":
             attempt = last.attempts + 1
             number = last.number
-            if trigger != "retry":  # else it goes on where it stopped
-                self._clear_unfinished(project.id, number)
-            key = workflow.workflow_id(project.id, number, attempt)
+            key = workflow_id(project.id, number, attempt)
+            # By itself it goes on with what was frozen; asked for, it takes what is there now.
+            anew = {} if trigger == "retry" else {"train_config": None, "labels": None}
             store.update_round(
                 project.id, number, state="queued", attempts=attempt, workflow_id=key,
-                error=None, finished_at=None, retry_in_s=None,
+                error=None, finished_at=None, retry_in_s=None, **anew,
             )  # fmt: skip
         else:
             number = last.number + 1 if last else 1
-            key = workflow.workflow_id(project.id, number, 1)
+            key = workflow_id(project.id, number, 1)
             if not store.start_round(project.id, number, trigger, key):
                 return
         row = store.round(project.id, number)
         if row is not None:
             log.info("project %s: round %s queued (%s)", project.id, number, trigger)
-            workflow.start(row)
-
-    def _clear_unfinished(self, project_id: int, number: int) -> None:
-        """Before another try at a failed round: what trained is kept, what did not is made anew."""
-        version = self.runtime.version_dir(project_id, number)
-        if not version.exists():
-            shutil.rmtree(self.runtime.snapshot_dir(project_id, number), ignore_errors=True)
-            for folder in round_steps.work_folders(version):
-                shutil.rmtree(folder, ignore_errors=True)
+            self.engine.start(row)
 
 
 def main(settings: Settings) -> None:
@@ -234,17 +276,18 @@ def main(settings: Settings) -> None:
         store = Store.open(settings.database_url)
         ls = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
         runtime = Runtime(settings, store, ls)
-        worker = Worker(runtime)
+        keeper = Keeper(store, settings.worker_id, settings.lease_s)
+        engine = DurableEngine(Player(runtime, keeper))
+        worker = Worker(runtime, keeper, engine)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: worker.stop.set())
-        workflow.configure(runtime, worker.keeper)
         try:
             worker.start_beating()
-            workflow.launch(settings)
+            engine.launch(settings)
             worker.run()
         finally:
-            workflow.shut_down()
-            worker.keeper.stop()
+            engine.shut_down()
+            keeper.stop()
             ls.close()
             store.close()
 

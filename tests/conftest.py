@@ -45,7 +45,7 @@ def postgres() -> Iterator[None]:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """A real worker over two projects, beside a Label Studio that is lists."""
+    """A real worker over two projects, beside a fake Label Studio."""
     from desk import open_site  # imports torch and the engine
 
     yield from open_site(tmp_path)

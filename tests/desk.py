@@ -1,76 +1,31 @@
-"""A worker, its engine and the trainer as they are; Label Studio is lists of tasks."""
+"""A worker, its engine and the trainer as they are, beside a fake Label Studio."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backend_helpers import basic_auth, make_image, make_project, make_schema, make_settings
+from fake_label_studio import FakeLabelStudio
 from stack import WAIT_S
 from training_helpers import grid, tiny_config, write_pool
 
 from label_config import Answer, answer_result
-from ml_backend import workflow
 from ml_backend.app import create_app
+from ml_backend.leases import Keeper
+from ml_backend.player import Player
 from ml_backend.runtime import Runtime
 from ml_backend.services import Services
 from ml_backend.store import Round, Store
 from ml_backend.worker import Worker
+from ml_backend.workflow import DurableEngine
 from training.versions import Version
 
 SCHEMA = make_schema("Grass", "Brick")
-
-
-@dataclass
-class Desk:
-    """Label Studio as lists: tasks come in, are answered, and are walked over."""
-
-    projects: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
-    settings: dict[int, dict[str, Any]] = field(default_factory=dict)
-    last_id: int = 0
-
-    def import_tasks(self, project_id: int, payloads: Sequence[dict[str, Any]]) -> list[int]:
-        rows = self.projects.setdefault(project_id, [])
-        made = []
-        for payload in payloads:
-            self.last_id += 1
-            rows.append({"id": self.last_id, "data": payload["data"], "annotations": []})
-            made.append(self.last_id)
-        return made
-
-    def tasks(self, project_id: int, *, with_annotations: bool) -> Iterator[dict[str, Any]]:
-        yield from list(self.projects.get(project_id, []))
-
-    def tasks_with_prediction(self, *_: object) -> set[int]:
-        return set()
-
-    def import_predictions(self, *_: object) -> int:
-        return 0
-
-    def update_project(self, project_id: int, **fields: Any) -> None:
-        self.settings.setdefault(project_id, {}).update(fields)
-
-    def answer_all(self, project_id: int) -> None:
-        """Every task without an answer gets one; classes alternate."""
-        for task in self.projects.get(project_id, []):
-            if not task["annotations"]:
-                self.last_id += 1
-                names = (SCHEMA.names[self.last_id % 2],)
-                task["annotations"].append(
-                    {
-                        "id": self.last_id,
-                        "task": task["id"],
-                        "result": answer_result(
-                            Answer("classes", names), SCHEMA, "region_multiclass"
-                        ),
-                        "updated_at": datetime.now(UTC).isoformat(),
-                        "was_cancelled": False,
-                    }
-                )
 
 
 @dataclass
@@ -78,15 +33,23 @@ class Site:
     """A worker over two projects, 4 and 5."""
 
     worker: Worker
-    desk: Desk
+    ls: FakeLabelStudio
 
     @property
     def store(self) -> Store:
         return self.worker.runtime.store
 
+    def answer_all(self, project_id: int) -> None:
+        """Every task without an answer gets one; classes alternate."""
+        for task in self.ls.tasks(project_id):
+            if not task["annotations"]:
+                names = (SCHEMA.names[task["id"] % 2],)
+                result = answer_result(Answer("classes", names), SCHEMA, "region_multiclass")
+                self.ls.server.annotate(task["id"], result)
+
     def look(self) -> None:
         """What the worker does once a second, without its pauses."""
-        self.worker._decided = self.worker.rescue._looked_at = -1000.0
+        self.worker._decided = self.worker.rescue._looked_at = -math.inf
         self.worker.rescue.look()
         self.worker.tick()
 
@@ -101,7 +64,7 @@ class Site:
     def train(self, number: int, project_id: int = 4, state: str = "done") -> Round:
         """Answer what is open and wait until the round that follows has ended."""
         self.until("questions", lambda: self.store.queries(project_id, status="open"))
-        self.desk.answer_all(project_id)
+        self.answer_all(project_id)
 
         def ended() -> bool:
             row = self.store.round(project_id, number)
@@ -120,12 +83,13 @@ class Site:
         project = self.store.project(project_id)
         assert project is not None
         assert project.model_version == name
-        assert self.desk.settings[project_id]["model_version"] == name
+        assert self.ls.project(project_id)["model_version"] == name
         settings = self.worker.runtime.settings
+        assert project.current_version == name
         client = create_app(Services(settings, self.store)).test_client()
         assert client.get("/health", headers=basic_auth()).status_code == 200
         body = {
-            "tasks": [{"id": self.desk.projects[project_id][-1]["id"]}],
+            "tasks": [{"id": list(self.ls.tasks(project_id))[-1]["id"]}],
             "project": f"{project_id}.1",
             "label_config": project.label_config,
         }
@@ -138,23 +102,26 @@ def open_site(tmp_path: Path) -> Iterator[Site]:
     settings = make_settings(
         tmp_path / "home", PIXBAL_RETRY_S="0.2", PIXBAL_RECONCILE_S="0.2", PIXBAL_DEVICE="cpu"
     )
+    ls = FakeLabelStudio()
     with Store.open(settings.database_url) as store:
         for project_id in (4, 5):
             config = tiny_config().to_json()
-            store.add_project(
-                make_project(project_id, SCHEMA, budget_clicks=4, train_config=config,
-                             method="grid")
-            )  # fmt: skip
+            project = make_project(
+                project_id, SCHEMA, budget_clicks=4, train_config=config, method="grid"
+            )
+            store.add_project(project)
+            ls.server.add_project(project_id, project.label_config, sampling="Uncertainty sampling")
             store.add_images(_images(project_id, tmp_path / f"p{project_id}"))
-        desk = Desk()
-        worker = Worker(Runtime(settings, store, desk))  # type: ignore[arg-type]
-        worker.keeper.start()
-        workflow.configure(worker.runtime, worker.keeper)
-        workflow.launch(settings)
+        runtime = Runtime(settings, store, ls)
+        keeper = Keeper(store, settings.worker_id, settings.lease_s)
+        engine = DurableEngine(Player(runtime, keeper))
+        worker = Worker(runtime, keeper, engine)
+        keeper.start()
+        engine.launch(settings)
         try:
-            yield Site(worker, desk)
+            yield Site(worker, ls)
         finally:
-            workflow.shut_down()
+            engine.shut_down()
 
 
 def _images(project_id: int, folder: Path) -> list[Any]:

@@ -148,7 +148,7 @@ def add_to_worker() -> None:
     round_steps.reconcile = lambda store, ls, *rest: reconcile(store, HalfWalked(ls), *rest)
     round_steps.write_snapshot = after("snapshot written", round_steps.write_snapshot)
     round_steps.train_round = after("published", round_steps.train_round)
-    round_steps.score_round = after("scores written", round_steps.score_round)
+    round_steps.score_current = after("scores written", round_steps.score_current)
     LabelStudio.import_tasks = before(
         PAGE_MARKED, after("half of the tasks pushed", LabelStudio.import_tasks)
     )

@@ -157,13 +157,14 @@ SABOTAGES: tuple[Sabotage, ...] = (
     Sabotage(
         11, "a version that failed is published all the same", "ml_backend/workflow.py",
         "        _finish(project_id, number, error)\n        return \"failed\"",
-        "        _active[0].store.update_project(project_id, model_version=f\"r{number}\")\n"
+        "        store = _player().runtime.store\n"
+        "        store.update_project(project_id, model_version=f\"p{project_id}-r{number}\")\n"
         "        _finish(project_id, number, error)\n        return \"failed\"",
         ("test_failures.py::test_a_round_that_fails_has_a_reason_and_harms_nothing_else",),
     ),
     Sabotage(
         11, "a round whose thread could write nothing is left standing", "ml_backend/rescue.py",
-        "        if workflow.runs_here(row):\n", "        if True:\n",
+        "        if self.engine.runs_here(row):\n", "        if True:\n",
         ("test_disk_full.py::test_a_full_disk_stops_a_round_and_loses_nothing"
          "[snapshot written-on the full disk]",),
     ),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from backend_helpers import BASIC_PASSWORD, WEBHOOK_SECRET, make_project, make_settings
+from fake_label_studio import FakeLabelStudio
 
 from ml_backend.connect import TITLE, UNCERTAINTY_SAMPLING, connect
 from ml_backend.errors import BackendError
@@ -20,41 +21,23 @@ from ml_backend.store import Project, Store
 CONFIG = make_project().label_config
 
 
-class Recorder:
-    """Stands for the client; remembers in which order it was asked to change what."""
+def office(versions: tuple[str, ...] = (), **fields: Any) -> FakeLabelStudio:
+    """Label Studio with project 4 and a prediction of each version."""
+    ls = FakeLabelStudio()
+    known = {"sampling": UNCERTAINTY_SAMPLING, **fields}
+    ls.server.add_project(4, known.pop("label_config", CONFIG), **known)
+    predictions = [{"result": [], "score": 0.5, "model_version": name} for name in versions]
+    ls.server.add_task(4, 1, {}, predictions)
+    return ls
 
-    def __init__(self, versions: tuple[str, ...] = (), **fields: Any) -> None:
-        self.fields: dict[str, Any] = {
-            "label_config": CONFIG,
-            "sampling": UNCERTAINTY_SAMPLING,
-            "show_collab_predictions": True,
-            "model_version": None,
-            **fields,
-        }
-        self.versions = versions
-        self.calls: list[tuple[str, Any]] = []
 
-    def project(self, project_id: int) -> dict[str, Any]:
-        return dict(self.fields)
+def changes(ls: FakeLabelStudio) -> list[tuple[str, Any]]:
+    """What was changed there, in order."""
+    return ls.server.asked("update_project", "create_webhook", "create_ml_backend")
 
-    def update_project(self, project_id: int, **fields: Any) -> None:
-        self.calls.append(("update", fields))
-        self.fields.update(fields)
 
-    def model_versions(self, project_id: int) -> dict[str, int]:
-        return dict.fromkeys(self.versions, 1)
-
-    def ensure_webhook(self, project_id: int, url: str, headers: dict[str, str]) -> Change:
-        self.calls.append(("webhook", (url, headers)))
-        return "created"
-
-    def ensure_ml_backend(
-        self, project_id: int, url: str, title: str, user: str, password: str
-    ) -> Change:
-        self.calls.append(("ml", (url, title, user, password)))
-        # What Label Studio does.
-        self.fields["model_version"] = self.fields["model_version"] or title
-        return "created"
+def version(ls: FakeLabelStudio) -> Any:
+    return ls.project(4)["model_version"]
 
 
 @pytest.fixture
@@ -62,12 +45,12 @@ def settings(tmp_path: Path) -> Settings:
     return make_settings(tmp_path, PIXBAL_BACKEND_URL="http://backend:9090")
 
 
-def run(ls: Recorder, settings: Settings, version: str = "r1") -> list[tuple[str, Change]]:
-    return connect(ls, settings, 4, CONFIG, version)  # type: ignore[arg-type]
+def run(ls: FakeLabelStudio, settings: Settings, version: str = "r1") -> list[tuple[str, Change]]:
+    return connect(ls, settings, 4, CONFIG, version)
 
 
 def test_the_order_is_webhook_backend_sampling_version(settings: Settings) -> None:
-    ls = Recorder(("r1",), sampling="Sequential sampling", label_config="<View/>")
+    ls = office(("r1",), sampling="Sequential sampling", label_config="<View/>")
     assert run(ls, settings) == [
         ("label config", "updated"),
         ("webhook", "created"),
@@ -75,42 +58,49 @@ def test_the_order_is_webhook_backend_sampling_version(settings: Settings) -> No
         ("order of the queue", "updated"),
         ("model version r1", "updated"),
     ]
-    assert ls.calls == [
-        ("update", {"label_config": CONFIG}),
-        ("webhook", ("http://backend:9090/webhook", {SECRET_HEADER: WEBHOOK_SECRET})),
-        ("ml", ("http://backend:9090", TITLE, "pixbal", BASIC_PASSWORD)),
-        ("update", {"sampling": UNCERTAINTY_SAMPLING}),
-        ("update", {"model_version": "r1"}),
+    first, (hooked, hook), (connected, backend), *rest = changes(ls)
+    assert first == ("update_project", {"label_config": CONFIG})
+    assert (hooked, hook["url"], hook["headers"]) == (
+        "create_webhook", "http://backend:9090/webhook", {SECRET_HEADER: WEBHOOK_SECRET},
+    )  # fmt: skip
+    assert (connected, backend["url"], backend["title"]) == (
+        "create_ml_backend", "http://backend:9090", TITLE,
+    )  # fmt: skip
+    assert (backend["basic_auth_user"], backend["basic_auth_pass"]) == ("pixbal", BASIC_PASSWORD)
+    assert rest == [
+        ("update_project", {"sampling": UNCERTAINTY_SAMPLING}),
+        ("update_project", {"model_version": "r1"}),
     ]
+    assert len(ls.webhooks(4)) == 1
 
 
 def test_an_empty_project_does_not_keep_the_title_as_version(settings: Settings) -> None:
     """Label Studio sets an empty version when the first questions come, and keeps the title."""
-    ls = Recorder()
+    ls = office()
     assert run(ls, settings)[-1] == ("model version r1 (set by its first questions)", "updated")
-    assert ls.fields["model_version"] == ""
+    assert version(ls) == ""
 
 
 def test_a_version_without_predictions_leaves_the_one_in_use(settings: Settings) -> None:
-    ls = Recorder(("r0",), model_version="r0")
+    ls = office(("r0",), model_version="r0")
     assert run(ls, settings)[-1][1] == "unchanged"
-    assert ls.fields["model_version"] == "r0"
+    assert version(ls) == "r0"
 
 
 def test_a_project_may_ask_for_every_prediction_live(settings: Settings) -> None:
-    ls = Recorder(("r0",), model_version="r0")
+    ls = office(("r0",), model_version="r0")
     assert run(ls, settings, TITLE)[-1] == (f"model version {TITLE}", "updated")
-    assert ls.fields["model_version"] == TITLE
+    assert version(ls) == TITLE
 
 
 @pytest.mark.parametrize("field", ["webhook_secret", "basic_password"])
 def test_a_missing_secret_is_named_before_anything_is_changed(
     settings: Settings, field: str
 ) -> None:
-    ls = Recorder()
+    ls = office()
     with pytest.raises(BackendError, match=f"PIXBAL_{field.upper()}"):
         run(ls, replace(settings, **{field: ""}))
-    assert ls.calls == []
+    assert changes(ls) == []
 
 
 @pytest.mark.parametrize("broken", ["no folder", "a file in the way", "not writable"])
@@ -134,11 +124,11 @@ def test_pictures_that_cannot_be_written_are_named_before_anything_is_changed(
     settings = make_settings(
         tmp_path / "home", PIXBAL_MEDIA="local-files", PIXBAL_LOCAL_FILES_ROOT=str(root)
     )
-    ls = Recorder()
+    ls = office()
     with pytest.raises(BackendError, match=f"cannot be written to {root}/pixbal: ") as caught:
         run(ls, settings)
     assert f"Make {root} a folder that user {os.getuid()}" in caught.value.hint
-    assert ls.calls == []
+    assert changes(ls) == []
 
 
 # -- with real servers -------------------------------------------------------------------------

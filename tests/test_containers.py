@@ -214,7 +214,7 @@ def test_the_whole_compose_file_does_a_round(
     assert answered > 0
     assert events == ["ANNOTATION_CREATED"] * answered
     after = inside(backend, wait_for_the_round)
-    assert after["round"] == ["done", "r1", ""]
+    assert after["round"] == ["done", "p1-r1", ""]
     assert after["open"] > 0
     assert after["kept aside"] == 0
     doctor = backend.exec("pixbal", "doctor")

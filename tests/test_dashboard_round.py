@@ -81,7 +81,8 @@ def test_a_round_from_the_page_leaves_no_secret_behind(
         annotator.annotate_all(limit=3)
         play(stack, page, project_id, tmp_path / "r1.zip")
     with zipfile.ZipFile(tmp_path / "r1.zip") as archive:
-        assert {"r1/model.safetensors", "r1/version.json"} <= set(archive.namelist())
+        name = f"p{project_id}-r1"
+        assert {f"{name}/model.safetensors", f"{name}/version.json"} <= set(archive.namelist())
     # A violation of the policy would be said here.
     assert not said
     secrets = all_secrets(stack)

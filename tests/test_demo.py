@@ -32,7 +32,7 @@ def test_two_rounds_on_camvid(camvid: Path, tmp_path: Path) -> None:
     report = json.loads(out.read_text())
     assert report["data"] == "CamVid"
     first, second = report["rounds"]
-    assert (first["model_version"], second["model_version"]) == ("r1", "r2")
+    assert (first["model_version"], second["model_version"]) == ("p1-r1", "p1-r2")
     assert first["miou_before"] is None
     assert second["miou_before"] == first["miou_after"]
     assert second["miou_after"] > first["miou_after"] > 0.15

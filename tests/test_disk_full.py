@@ -139,14 +139,14 @@ def test_a_full_disk_stops_a_round_and_loses_nothing(
         ballast = fill(disk)
         tiny.points.go(point)
         stack.wait_for("the reason in the log", lambda: DISK_FULL in stack.worker.log_tail(500))
-        caller.predicts("r1")
+        caller.predicts(f"p{project_id}-r1")
         changed, classes = caller.changes_an_answer()
         if databases == "elsewhere":
             row = stack.wait_for_round(project_id, 2, states=("failed",))
             assert row.error is not None
             assert row.error.endswith(DISK_FULL)
             assert row.retry_in_s == 20.0
-        caller.predicts("r1")
+        caller.predicts(f"p{project_id}-r1")
         assert stack.worker.running
         assert stack.backend.running
         ballast.unlink()
@@ -163,6 +163,6 @@ def test_a_full_disk_stops_a_round_and_loses_nothing(
 
         stack.wait_for("the changed answer", corrected, 60)
         tiny.check(2)
-        caller.predicts("r2")
+        caller.predicts(f"p{project_id}-r2")
     finally:
         stack.stop()

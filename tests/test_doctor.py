@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,15 +20,15 @@ from backend_helpers import (
     make_settings,
     make_store,
 )
+from fake_label_studio import FakeLabelStudio
 from http_stub import Reply, Stub, replies
 
 from label_config import build
 from ml_backend import doctor_project
 from ml_backend.connect import TITLE, connect
 from ml_backend.doctor import Check, examine
-from ml_backend.errors import BackendError
 from ml_backend.label_studio import WEBHOOK_ACTIONS, LabelStudio
-from ml_backend.label_studio_errors import Refused
+from ml_backend.label_studio_errors import LEGACY_TOKEN_HINT
 from ml_backend.processes import BackendServer, LabelStudioServer, free_port
 from ml_backend.security import SECRET_HEADER
 from ml_backend.settings import Settings
@@ -55,36 +55,26 @@ ROW: dict[str, Any] = {
 }
 
 
-class Healthy:
-    """Stands for a Label Studio in which everything is right; attributes override."""
-
-    url = "http://127.0.0.1:8080"
-    token_kind = "legacy"
-
-    def __init__(self, **answers: Any) -> None:
-        config = make_project().label_config
-        self.answers: dict[str, Any] = {
-            "version": "1.23.2",
-            "whoami": {"email": "a@example.com"},
-            "project": {
-                "title": "street",
-                "label_config": config,
-                "sampling": "Uncertainty sampling",
-                "model_version": "r1",
-            },
-            "webhooks": [HOOK],
-            "ml_backends": [ROW],
-            **answers,
-        }
-
-    def __getattr__(self, name: str) -> Any:
-        def answer(*args: object) -> Any:
-            found = self.answers[name]
-            if isinstance(found, Exception):
-                raise found
-            return found
-
-        return answer
+def healthy(
+    webhooks: Sequence[Any] = (HOOK,),
+    ml_backends: Sequence[Any] = (ROW,),
+    release: str = "1.23.2",
+    **project: Any,
+) -> FakeLabelStudio:
+    """A Label Studio in which everything is right, but for what is given."""
+    ls = FakeLabelStudio()
+    ls.server.release = release
+    fields = {
+        "title": "street",
+        "label_config": make_project().label_config,
+        "sampling": "Uncertainty sampling",
+        "model_version": "r1",
+        **project,
+    }
+    ls.server.add_project(4, fields.pop("label_config"), **fields)
+    for table, rows in (("webhooks", webhooks), ("ml_backends", ml_backends)):
+        getattr(ls.server.projects[4], table).update(enumerate(rows, 1))
+    return ls
 
 
 @pytest.fixture
@@ -99,8 +89,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield found
 
 
-def look(settings: Settings, store: Store, ls: Healthy) -> dict[str, Check]:
-    checks = examine(settings, store, ls, now=lambda: NOW)  # type: ignore[arg-type]
+def look(settings: Settings, store: Store, ls: FakeLabelStudio) -> dict[str, Check]:
+    checks = examine(settings, store, ls, now=lambda: NOW)
     names = [re.sub(r"^project \d+: ", "", check.name) for check in checks]
     assert len(set(names)) == len(names)
     return dict(zip(names, checks, strict=True))
@@ -109,7 +99,7 @@ def look(settings: Settings, store: Store, ls: Healthy) -> dict[str, Check]:
 def test_everything_right(settings: Settings, store: Store) -> None:
     with Stub(replies(Reply(200, {"status": "UP"}))) as backend:
         settings = replace(settings, backend_url=backend.url)
-        ls = Healthy(
+        ls = healthy(
             webhooks=[{**HOOK, "url": f"{backend.url}/webhook"}],
             ml_backends=[{**ROW, "url": backend.url}],
         )
@@ -125,14 +115,10 @@ def test_everything_right(settings: Settings, store: Store) -> None:
 
 def fault(settings: Settings, store: Store, name: str, **answers: Any) -> Check:
     """The check that these answers of Label Studio should fail; the advice is never empty."""
-    check = look(settings, store, Healthy(**answers))[name]
+    check = look(settings, store, healthy(**answers))[name]
     assert check.ok is False
     assert check.advice
     return check
-
-
-def project(**fields: Any) -> dict[str, Any]:
-    return {**Healthy().answers["project"], **fields}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +143,7 @@ def test_webhook(settings: Settings, store: Store, hooks: list[Any], says: str) 
 
 def test_a_webhook_for_all_actions_is_enough(settings: Settings, store: Store) -> None:
     hook = {**HOOK, "actions": [], "send_for_all_actions": True}
-    assert look(settings, store, Healthy(webhooks=[hook]))["webhook"].ok is True
+    assert look(settings, store, healthy(webhooks=[hook]))["webhook"].ok is True
 
 
 @pytest.mark.parametrize(
@@ -207,50 +193,57 @@ def test_a_public_backend_is_not_told_about_private_addresses(
     ],
 )
 def test_order(settings: Settings, store: Store, fields: dict[str, Any], says: str) -> None:
-    check = fault(settings, store, "order of the queue", project=project(**fields))
+    check = fault(settings, store, "order of the queue", **fields)
     assert says in check.detail
 
 
 def test_a_project_before_its_first_questions_is_in_order(tmp_path: Path) -> None:
     with make_store(tmp_path, make_project(method="slic")) as store:
-        fresh = Healthy(project=project(model_version=""))
+        fresh = healthy(model_version="")
         assert look(make_settings(tmp_path), store, fresh)["order of the queue"].ok is True
-        pushed = Healthy(project=project(model_version="r0"))
+        pushed = healthy(model_version="r0")
         assert look(make_settings(tmp_path), store, pushed)["order of the queue"].ok is None
 
 
 def test_label_config(settings: Settings, store: Store) -> None:
     other = build(make_schema("Cat", "Dog"))
     for changed, says in ((other, "classes differ"), ("<View/>", "no longer ours")):
-        check = fault(settings, store, "label config", project=project(label_config=changed))
+        check = fault(settings, store, "label config", label_config=changed)
         assert says in check.detail
     same = make_project().label_config + "\n"
-    edited = look(settings, store, Healthy(project=project(label_config=same)))["label config"]
+    edited = look(settings, store, healthy(label_config=same))["label config"]
     assert edited.ok is None
 
 
 def test_no_server_means_no_look_at_projects(settings: Settings, store: Store) -> None:
-    checks = look(settings, store, Healthy(version=BackendError("no answer", "start it")))
-    assert (checks["Label Studio"].ok, checks["Label Studio"].advice) == (False, "start it")
+    ls = healthy()
+    ls.server.go_away()
+    checks = look(settings, store, ls)
+    advice = "Check that it runs and that LABEL_STUDIO_URL is its address seen from here."
+    assert (checks["Label Studio"].ok, checks["Label Studio"].advice) == (False, advice)
     assert "token" not in checks
     assert checks["project 4"].ok is None
     assert "webhook" not in checks
 
 
 def test_a_bad_token_says_of_which_kind(settings: Settings, store: Store) -> None:
-    refused = Refused("legacy tokens are off", "use a personal one", 401)
-    check = fault(settings, store, "token", whoami=refused)
+    ls = healthy()
+    off = "legacy token authentication has been disabled for this organization"
+    ls.server.fail("whoami", 401, body={"detail": off})
+    check = look(settings, store, ls)["token"]
+    assert check.ok is False
     assert check.detail.startswith("legacy token:")
-    assert check.advice == "use a personal one"
+    assert check.advice == LEGACY_TOKEN_HINT
 
 
 def test_another_release_is_a_warning(settings: Settings, store: Store) -> None:
-    assert look(settings, store, Healthy(version="1.24.0"))["Label Studio"].ok is None
+    assert look(settings, store, healthy(release="1.24.0"))["Label Studio"].ok is None
 
 
 def test_a_deleted_project(settings: Settings, store: Store) -> None:
-    gone = Refused("answered 404 to project 4", "deleted?", 404)
-    checks = look(settings, store, Healthy(project=gone))
+    ls = healthy()
+    ls.delete_project(4)
+    checks = look(settings, store, ls)
     assert checks["project 4"].ok is False
     assert "webhook" not in checks
 
@@ -258,7 +251,7 @@ def test_a_deleted_project(settings: Settings, store: Store) -> None:
 def test_no_project_at_all(settings: Settings, tmp_path: Path) -> None:
     empty = Store.open(f"sqlite:///{tmp_path}/empty.db")
     with empty:
-        assert look(settings, empty, Healthy())["project"].ok is None
+        assert look(settings, empty, healthy())["project"].ok is None
 
 
 @pytest.mark.parametrize(
@@ -273,42 +266,42 @@ def test_no_project_at_all(settings: Settings, tmp_path: Path) -> None:
 def test_worker(settings: Settings, store: Store, text: str | None, ok: bool, says: str) -> None:
     path = settings.home / "worker.heartbeat"
     path.unlink() if text is None else path.write_text(text)
-    check = look(settings, store, Healthy())["worker"]
+    check = look(settings, store, healthy())["worker"]
     assert check.ok is ok
     assert says in check.detail
 
 
 def test_secrets(settings: Settings, store: Store) -> None:
     bare = replace(settings, webhook_secret="", label_studio_api_key="")
-    check = look(bare, store, Healthy(webhooks=[]))["secrets"]
+    check = look(bare, store, healthy(webhooks=[]))["secrets"]
     assert check.ok is False
     assert check.detail == "unset: LABEL_STUDIO_API_KEY, PIXBAL_WEBHOOK_SECRET"
     (settings.home / "secrets.env").write_text("")
     (settings.home / "secrets.env").chmod(0o644)
-    assert look(settings, store, Healthy())["secrets"].advice.startswith("chmod 600")
+    assert look(settings, store, healthy())["secrets"].advice.startswith("chmod 600")
     (settings.home / "secrets.env").chmod(0o600)
-    assert look(settings, store, Healthy())["secrets"].ok is True
+    assert look(settings, store, healthy())["secrets"].ok is True
 
 
 def test_listening_beyond_this_machine(settings: Settings, store: Store) -> None:
     """Seen failing with the check of the serving settings left out."""
-    assert look(settings, store, Healthy())["listening"].ok is True
+    assert look(settings, store, healthy())["listening"].ok is True
     bare = replace(settings, host="0.0.0.0", webhook_secret="", media_key="")
-    check = look(bare, store, Healthy(webhooks=[]))["listening"]
+    check = look(bare, store, healthy(webhooks=[]))["listening"]
     assert check.ok is False
     assert "PIXBAL_WEBHOOK_SECRET is unset and PIXBAL_HOST is 0.0.0.0" in check.detail
-    assert look(replace(settings, host="0.0.0.0"), store, Healthy())["listening"].ok is True
+    assert look(replace(settings, host="0.0.0.0"), store, healthy())["listening"].ok is True
 
 
 def test_a_database_that_another_release_took_over(settings: Settings, store: Store) -> None:
     """Seen failing with the revision compared to itself."""
     newest = known_revisions()[-1]
-    check = look(settings, store, Healthy())["database"]
+    check = look(settings, store, healthy())["database"]
     assert check.ok is True
     assert f"revision {newest}" in check.detail
     with store.engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
-    check = look(settings, store, Healthy())["database"]
+    check = look(settings, store, healthy())["database"]
     assert check.ok is False
     assert f"revision 9999, this release knows up to {newest}" in check.detail
 
@@ -321,11 +314,11 @@ def test_age_of_the_backup(
     settings: Settings, store: Store, days: float | None, ok: bool | None, says: str
 ) -> None:
     """Seen failing with the largest age doubled. Without any backup there is no such check."""
-    assert "backup" not in look(settings, store, Healthy())
+    assert "backup" not in look(settings, store, healthy())
     made = datetime.fromtimestamp(NOW - (days or 0) * 86400, UTC).isoformat()
     record = {"made_at": made, "path": "/b.zip"} if days is not None else ["no record"]
     (settings.home / "last_backup.json").write_text(json.dumps(record))
-    check = look(settings, store, Healthy())["backup"]
+    check = look(settings, store, healthy())["backup"]
     assert (check.ok, says in check.detail) == (ok, True)
 
 
@@ -337,7 +330,7 @@ def test_disk_of_a_home_that_is_not_made_yet(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10**12, 0, 10**9))
     later = replace(settings, home=settings.home / "not" / "yet")
-    check = look(later, store, Healthy())["disk space"]
+    check = look(later, store, healthy())["disk space"]
     assert check.ok is False
     assert "1.0 GB free" in check.detail
 
@@ -353,7 +346,7 @@ def test_disk_of_a_home_that_is_not_made_yet(
 )
 def test_backend(settings: Settings, store: Store, reply: Reply, says: str) -> None:
     with Stub(replies(reply)) as backend:
-        check = look(replace(settings, backend_url=backend.url), store, Healthy())["backend"]
+        check = look(replace(settings, backend_url=backend.url), store, healthy())["backend"]
     assert check.ok is False
     assert says in check.detail
 
@@ -362,7 +355,7 @@ def test_an_unknown_superpixel_method(settings: Settings, tmp_path: Path) -> Non
     folder = tmp_path / "other"
     folder.mkdir()
     with make_store(folder, make_project(method="voronoi")) as store:
-        check = look(settings, store, Healthy())["superpixels"]
+        check = look(settings, store, healthy())["superpixels"]
     assert check.ok is False
     assert "slic" in check.advice
 
@@ -384,8 +377,8 @@ def test_pictures(settings: Settings, reply: Reply, ok: bool | None, says: str) 
     with Stub(replies(reply)) as backend:
         found, detail, _ = doctor_project.picture(
             settings,
-            Healthy(),
-            f"{backend.url}/media/x.jpg",  # type: ignore[arg-type]
+            healthy(),
+            f"{backend.url}/media/x.jpg",
         )
     assert found is ok
     assert says in detail

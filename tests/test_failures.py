@@ -72,7 +72,7 @@ def test_a_round_that_fails_has_a_reason_and_harms_nothing_else(
     """The version before serves. Seen failing with the check of the loss left out of the trainer,
     and with the version of a failed round made current (tests/sabotage.py).
     """
-    assert site.train(1).version == "r1"
+    assert site.train(1).version == "p4-r1"
     with monkeypatch.context() as patch:
         reason = fault(site, patch)
         failed = site.train(2, state="failed")
@@ -80,9 +80,9 @@ def test_a_round_that_fails_has_a_reason_and_harms_nothing_else(
         assert re.search(reason, failed.error), failed.error
         assert (failed.attempts, failed.version) == (tries, None)
         assert failed.finished_at is not None
-        site.assert_serves("r1")
-        assert [v.name for v in site.store.versions(4)] == ["r1"]
-    assert site.train(1, project_id=5).version == "r1"
+        site.assert_serves("p4-r1")
+        assert [v.name for v in site.store.versions(4)] == ["p4-r1"]
+    assert site.train(1, project_id=5).version == "p5-r1"
 
 
 @pytest.mark.slow
@@ -106,10 +106,10 @@ def test_a_round_that_always_fails_ends_and_lets_others_pass(
     monkeypatch.setattr(rounds, "run_round", run_round)
     for project_id in (4, 5):
         site.until("questions", lambda p=project_id: site.store.queries(p, status="open"))
-        site.desk.answer_all(project_id)
+        site.answer_all(project_id)
     failed = site.train(1, state="failed")
     assert (failed.error, failed.attempts) == ("ZeroDivisionError: division by zero", TRIES)
-    assert site.train(1, project_id=5).version == "r1"
+    assert site.train(1, project_id=5).version == "p5-r1"
     assert order.count("p4") == TRIES
     assert order.index("p5") < len(order) - 1 - order[::-1].index("p4")
     for _ in range(5):
@@ -122,7 +122,7 @@ def test_a_round_that_always_fails_ends_and_lets_others_pass(
     site.until("the round", lambda: (site.store.round(4, 1) or row).state == "done")
     again = site.store.round(4, 1)
     assert again is not None
-    assert (again.attempts, again.error, again.version) == (TRIES + 1, None, "r1")
+    assert (again.attempts, again.error, again.version) == (TRIES + 1, None, "p4-r1")
 
 
 # The rules

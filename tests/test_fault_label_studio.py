@@ -26,8 +26,9 @@ from ml_backend.init import InitRequest, initialise
 from ml_backend.label_studio import LabelStudio, Refused, Unreachable
 from ml_backend.label_studio_errors import LEGACY_TOKEN_HINT
 from ml_backend.processes import BackendServer, LabelStudioServer, free_port
+from ml_backend.push_now import push_now
 from ml_backend.reconcile import reconcile
-from ml_backend.round_steps import push_next, push_round, reconcile_labels, score_round
+from ml_backend.round_steps import push_round, reconcile_labels, score_current
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings, ensure_secrets
 from ml_backend.status import project_status
@@ -77,7 +78,7 @@ class Site:
 
     def push(self, ls: LabelStudio, project: Project) -> None:
         """What the worker does when questions are missing."""
-        push_next(Runtime(self.settings, self.store, ls), project)
+        push_now(Runtime(self.settings, self.store, ls), project.id)
 
     def personal_token(self) -> str:
         """A user has one at a time, so it is made once and revoked at the end."""
@@ -276,9 +277,7 @@ def test_a_round_that_waits_says_what_for(site: Site) -> None:
     ls = site.client(attempts=1)
     project = site.project(ls)
     runtime = Runtime(site.settings, site.store, ls)
-    score_round(runtime, project.id, 0)
-    scores = runtime.scores_path(project.id, 0)
-    runtime.scores_path(project.id, 1).write_bytes(scores.read_bytes())
+    score_current(runtime, project)
     site.store.start_round(project.id, 1, "labels", f"waiting {project.id}")
     for step, state in ((reconcile_labels, "reconciling"), (push_round, "pushing")):
         site.proxy.plan = lambda _: Fault.ERROR

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from backend_helpers import at, make_project, make_schema, make_settings, make_store
 from click.testing import CliRunner
+from fake_label_studio import FakeLabelStudio
 from PIL import Image as PILImage
 from skimage.draw import polygon2mask
 from stack import Stack
@@ -50,18 +51,9 @@ def setup(tag: str) -> str:
 # -- what can be said without a server ---------------------------------------------------------
 
 
-class Server:
-    """Stands for Label Studio where only its project is looked at."""
-
-    def __init__(self, label_config: str) -> None:
-        self.label_config = label_config
-
-    def project(self, project_id: int) -> dict[str, Any]:
-        return {"title": "photos", "label_config": self.label_config}
-
-
 def ask(store: Store, tmp_path: Path, label_config: str, project: int = 7, region: int = 4) -> Any:
-    ls: Any = Server(label_config)
+    ls = FakeLabelStudio()
+    ls.server.add_project(project, label_config, title="photos")
     return show_masks(make_settings(tmp_path), store, ls, project, region)
 
 

@@ -28,13 +28,15 @@ def scores_of(**images: list[float]) -> PoolScores:
     return PoolScores(made, "r1", "pixbal")
 
 
-def plan(scores: PoolScores, budget: float, asked: tuple[RegionId, ...] = ()) -> list[Query]:
+def plan(
+    scores: PoolScores, budget: float, asked: tuple[RegionId, ...] = (), per_image: int | None = 0
+) -> list[Query]:
     images = [
         make_image(image_id=name, region_count=len(row.score))
         for name, row in scores.images.items()
     ]
     return plan_queries(
-        make_project(), images, asked, scores, NAMES,
+        make_project(per_image=per_image), images, asked, scores, NAMES,
         round_number=2, model_version="r1", budget_clicks=budget,
     )  # fmt: skip
 
@@ -53,6 +55,32 @@ def test_asked_regions_and_those_without_score_are_left_out() -> None:
     scores = scores_of(a=[0.1, np.nan, 0.5], b=[0.7, 0.3])
     found = regions(plan(scores, 99, asked=(RegionId("b", 0),)))
     assert found == [("a", 2), ("b", 1), ("a", 0)]
+
+
+def test_one_image_does_not_take_the_whole_batch() -> None:
+    """Six images of five regions, the best scores all in one: two of three questions went there.
+
+    Seen failing with `per_image_cap` giving None.
+    """
+    pool = {name: [0.1, 0.2, 0.3, 0.4, 0.5] for name in "bcdef"}
+    scores = scores_of(a=[0.9, 0.8, 0.7, 0.6, 0.95], **pool)
+    free = regions(plan(scores, 8, per_image=0))
+    assert [image for image, _ in free].count("a") == 5
+    capped = regions(plan(scores, 8, per_image=None))
+    assert len(capped) == len(free) == 9
+    assert [image for image, _ in capped].count("a") == 3  # max(3, 2 * 9 / 6)
+    assert capped[:3] == [("a", 4), ("a", 0), ("a", 1)]  # its best
+    assert regions(plan(scores, 3, per_image=1)) == [("a", 4), ("f", 4), ("e", 4), ("d", 4)]
+
+
+def test_a_cap_leaves_no_region_out_for_good() -> None:
+    """What the cap left out is asked in the batches that follow."""
+    scores = scores_of(a=[0.9, 0.8, 0.7, 0.6, 0.5], b=[0.1])
+    asked: list[RegionId] = []
+    for _ in range(3):
+        found = plan(scores, 99, asked=tuple(asked), per_image=2)
+        asked += [RegionId(q.image_id, q.region_index) for q in found]
+    assert len(asked) == len(set(asked)) == 6
 
 
 def test_fields() -> None:

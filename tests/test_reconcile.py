@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from backend_helpers import at, make_project, make_schema, make_store
+from fake_label_studio import FakeLabelStudio
 
 from label_config import Answer, answer_result
+from ml_backend import label_studio_tasks
 from ml_backend.errors import LabelStudioError, NotFound
 from ml_backend.ingest import apply_annotation
 from ml_backend.label_studio import LabelStudio
@@ -21,39 +23,33 @@ SCHEMA = make_schema()
 PROJECT = 4
 
 
-class Server:
-    """Stands for the listing of a Label Studio project."""
+def open_office(tasks: int) -> FakeLabelStudio:
+    """Label Studio with a project of tasks 1 ..."""
+    ls = FakeLabelStudio()
+    ls.server.add_project(PROJECT)
+    for task_id in range(1, tasks + 1):
+        ls.server.add_task(PROJECT, task_id, {})
+    return ls
 
-    def __init__(self, tasks: int) -> None:
-        self.annotations: dict[int, list[dict[str, Any]]] = {k: [] for k in range(1, tasks + 1)}
-        self.during: Callable[[int], None] = lambda task_id: None
 
-    def tasks(self, project_id: int, with_annotations: bool = True) -> Iterator[dict[str, Any]]:
-        assert project_id == PROJECT
-        assert with_annotations
-        for task_id, found in list(self.annotations.items()):
-            self.during(task_id)
-            yield {"id": task_id, "data": {}, "annotations": list(found)}
+def ticks(*names: str) -> list[dict[str, Any]]:
+    """What an annotator ticks."""
+    found: list[dict[str, Any]] = answer_result(
+        Answer("classes", names), SCHEMA, "region_multiclass"
+    )
+    return found
 
-    def annotate(
-        self, task: int, annotation: int, *names: str, when: float = 0.0, **more: Any
-    ) -> None:
-        """Add or replace an annotation."""
-        self.remove(task, annotation)
-        self.annotations[task].append(
-            {
-                "id": annotation,
-                "result": answer_result(Answer("classes", names), SCHEMA, "region_multiclass"),
-                "updated_at": at(when).isoformat(),
-                "was_cancelled": False,
-                "lead_time": 1.5,
-                "completed_by": 7,
-                **more,
-            }
-        )
 
-    def remove(self, task: int, annotation: int) -> None:
-        self.annotations[task] = [a for a in self.annotations[task] if a["id"] != annotation]
+def annotate(ls: FakeLabelStudio, task: int, annotation: int, *names: str, **more: Any) -> None:
+    """Somebody answers; annotations have the ids that a test gives them."""
+    fields = {"updated_at": at(0).isoformat(), "lead_time": 1.5, "user": 7, **more}
+    ls.server.annotate(task, ticks(*names), annotation_id=annotation, **fields)
+
+
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walk in several requests, between which things happen."""
+    monkeypatch.setattr(label_studio_tasks, "PAGE", 2)
 
 
 @pytest.fixture
@@ -62,8 +58,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield found
 
 
-def run(store: Store, server: Server, seconds: float) -> ReconcileReport:
-    return reconcile(store, server, PROJECT, at(seconds))  # type: ignore[arg-type]
+def run(store: Store, ls: FakeLabelStudio, seconds: float) -> ReconcileReport:
+    return reconcile(store, ls, PROJECT, at(seconds))
 
 
 def answers(store: Store) -> dict[int | None, tuple[str, tuple[str, ...]]]:
@@ -72,11 +68,11 @@ def answers(store: Store) -> dict[int | None, tuple[str, tuple[str, ...]]]:
 
 
 def test_lost_events_are_found(store: Store) -> None:
-    server = Server(5)
-    server.annotate(1, 11, "Road")
-    server.annotate(2, 12, "Road", "Sky")
-    server.annotate(3, 13, "Car", was_cancelled=True)
-    assert run(store, server, 10) == ReconcileReport(seen=3, changed=3)
+    ls = open_office(5)
+    annotate(ls, 1, 11, "Road")
+    annotate(ls, 2, 12, "Road", "Sky")
+    annotate(ls, 3, 13, "Car", skip=True)
+    assert run(store, ls, 10) == ReconcileReport(seen=3, changed=3)
     assert answers(store) == {
         1: ("classes", ("Road",)),
         2: ("classes", ("Road", "Sky")),
@@ -91,138 +87,133 @@ def test_lost_events_are_found(store: Store) -> None:
 def test_a_second_walk_changes_nothing_and_writes_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = Server(5)
-    server.annotate(1, 11, "Road")
-    run(store, server, 10)
+    ls = open_office(5)
+    annotate(ls, 1, 11, "Road")
+    run(store, ls, 10)
     monkeypatch.setattr(Store, "apply_label", lambda *_, **__: pytest.fail("written again"))
-    assert run(store, server, 20) == ReconcileReport(seen=1)
+    assert run(store, ls, 20) == ReconcileReport(seen=1)
 
 
 def test_a_changed_answer_replaces_the_older_one(store: Store) -> None:
-    server = Server(5)
-    server.annotate(1, 11, "Road")
-    run(store, server, 10)
-    server.annotate(1, 11, "Sky", when=15)
-    assert run(store, server, 20) == ReconcileReport(seen=1, changed=1)
+    ls = open_office(5)
+    annotate(ls, 1, 11, "Road")
+    run(store, ls, 10)
+    ls.server.change(11, result=ticks("Sky"), updated_at=at(15).isoformat())
+    assert run(store, ls, 20) == ReconcileReport(seen=1, changed=1)
     assert answers(store) == {1: ("classes", ("Sky",))}
 
 
 def test_a_vanished_annotation_is_deleted_and_its_question_opens_again(store: Store) -> None:
-    server = Server(5)
-    server.annotate(1, 11, "Road")
-    server.annotate(2, 12, "Sky")
-    run(store, server, 10)
-    server.remove(1, 11)
-    assert run(store, server, 20) == ReconcileReport(seen=1, deleted=1)
+    ls = open_office(5)
+    annotate(ls, 1, 11, "Road")
+    annotate(ls, 2, 12, "Sky")
+    run(store, ls, 10)
+    ls.server.delete_annotation(11)
+    assert run(store, ls, 20) == ReconcileReport(seen=1, deleted=1)
     assert answers(store) == {2: ("classes", ("Sky",))}
     assert store.query_by_task(PROJECT, 1).status == "open"  # type: ignore[union-attr]
-    assert run(store, server, 30) == ReconcileReport(seen=1)
+    assert run(store, ls, 30) == ReconcileReport(seen=1)
 
 
 def test_a_vanished_task_takes_its_label_and_question_along(store: Store) -> None:
-    server = Server(5)
-    server.annotate(1, 11, "Road")
-    run(store, server, 10)
-    del server.annotations[1], server.annotations[5]
-    assert run(store, server, 20) == ReconcileReport(deleted=1, withdrawn=2)
+    ls = open_office(5)
+    annotate(ls, 1, 11, "Road")
+    run(store, ls, 10)
+    ls.delete_tasks(PROJECT, [1, 5])
+    assert run(store, ls, 20) == ReconcileReport(deleted=1, withdrawn=2)
     assert answers(store) == {}
     assert {q.task_id for q in store.queries(PROJECT, status="withdrawn")} == {1, 5}
-    assert run(store, server, 30) == ReconcileReport()
+    assert run(store, ls, 30) == ReconcileReport()
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_a_label_that_came_by_webhook_during_the_walk_is_kept(store: Store) -> None:
     """Its task was listed before it was annotated, so the walk does not see it."""
-    server, hidden = Server(5), Server(1)
-    hidden.annotate(1, 11, "Road")
+    ls = open_office(5)
 
-    def annotate_behind(task_id: int) -> None:
-        if task_id == 3:
-            project = store.project(PROJECT)
-            assert project is not None
-            apply_annotation(store, project, 1, hidden.annotations[1][0], at(21), on_server=False)
+    def annotate_behind() -> None:
+        annotate(ls, 1, 11, "Road")
+        _, said = ls.server.said[-1]
+        project = store.project(PROJECT)
+        assert project is not None
+        apply_annotation(store, project, 1, said["annotation"], at(21), on_server=False)
 
-    server.during = annotate_behind
-    assert run(store, server, 20).deleted == 0
+    ls.server.before("tasks", annotate_behind, skip=1)
+    assert run(store, ls, 20).deleted == 0
     assert answers(store) == {1: ("classes", ("Road",))}
 
 
 def test_a_label_seen_after_the_walk_began_is_kept(store: Store) -> None:
     """`now` was taken before the labels were read, and the web process is another one."""
-    server = Server(5)
-    server.annotate(1, 11, "Road")
-    run(store, server, 21)
-    server.remove(1, 11)
-    assert run(store, server, 20).deleted == 0
-    assert run(store, server, 22).deleted == 1
+    ls = open_office(5)
+    annotate(ls, 1, 11, "Road")
+    run(store, ls, 21)
+    ls.server.delete_annotation(11)
+    assert run(store, ls, 20).deleted == 0
+    assert run(store, ls, 22).deleted == 1
 
 
 def test_a_deletion_that_came_during_the_walk_stays(store: Store) -> None:
-    server = Server(5)
-    server.annotate(1, 11, "Road")
+    ls = open_office(5)
+    annotate(ls, 1, 11, "Road")
 
-    def delete_ahead(task_id: int) -> None:
-        if task_id == 1:
-            store.delete_labels(PROJECT, [11], at(25))
-
-    server.during = delete_ahead
-    assert run(store, server, 20).changed == 0
+    ls.server.before("tasks", lambda: store.delete_labels(PROJECT, [11], at(25)))
+    assert run(store, ls, 20).changed == 0
     assert answers(store) == {}
 
 
 def test_a_false_tombstone_is_revived_by_the_server(store: Store) -> None:
-    server = Server(5)
-    server.annotate(1, 11, "Road")
+    ls = open_office(5)
+    annotate(ls, 1, 11, "Road")
     store.delete_labels(PROJECT, [11], at(5))
-    assert run(store, server, 10) == ReconcileReport(seen=1, changed=1)
+    assert run(store, ls, 10) == ReconcileReport(seen=1, changed=1)
     assert answers(store) == {1: ("classes", ("Road",))}
 
 
 def test_annotations_of_other_tasks_are_counted_as_unknown(store: Store) -> None:
-    server = Server(6)
-    server.annotate(6, 16, "Road")
-    assert run(store, server, 10).unknown == 1
+    ls = open_office(6)
+    annotate(ls, 6, 16, "Road")
+    assert run(store, ls, 10).unknown == 1
     assert all(q.status == "open" for q in store.queries(PROJECT))
 
 
 def test_an_unreadable_annotation_does_not_stop_the_walk(store: Store) -> None:
-    server = Server(5)
-    server.annotate(1, 11, "Road", updated_at="yesterday")
-    server.annotate(2, 12, "Sky")
-    assert run(store, server, 10) == ReconcileReport(seen=2, changed=1, unknown=1)
+    ls = open_office(5)
+    annotate(ls, 1, 11, "Road", updated_at="yesterday")
+    annotate(ls, 2, 12, "Sky")
+    assert run(store, ls, 10) == ReconcileReport(seen=2, changed=1, unknown=1)
     assert answers(store) == {2: ("classes", ("Sky",))}
 
 
+@pytest.mark.usefixtures("small_pages")
 def test_an_interrupted_walk_deletes_nothing(store: Store) -> None:
-    server = Server(5)
-    server.annotate(5, 15, "Road")
-    run(store, server, 10)
-
-    def break_down(task_id: int) -> None:
-        if task_id == 3:
-            raise LabelStudioError("gone")
-
-    server.during = break_down
+    ls = open_office(5)
+    annotate(ls, 5, 15, "Road")
+    run(store, ls, 10)
+    ls.server.go_away("tasks", skip=1)
     with pytest.raises(LabelStudioError):
-        run(store, server, 20)
+        run(store, ls, 20)
+    assert len(ls.server.asked("tasks")) == 3 + 2, "a whole walk and a page of the second"
     assert answers(store) == {5: ("classes", ("Road",))}
     assert store.queries(PROJECT, status="withdrawn") == []
 
 
 def test_an_empty_project_has_nothing_to_say(tmp_path: Path) -> None:
     with make_store(tmp_path, make_project(PROJECT, SCHEMA)) as store:
-        assert run(store, Server(0), 10) == ReconcileReport()
+        assert run(store, open_office(0), 10) == ReconcileReport()
 
 
 def test_an_unknown_project_is_named(store: Store) -> None:
     with pytest.raises(NotFound, match="99"):
-        reconcile(store, Server(0), 99, at(0))  # type: ignore[arg-type]
+        reconcile(store, open_office(0), 99, at(0))
 
 
 def test_mask_projects_hold_no_labels_of_regions(tmp_path: Path) -> None:
     project = make_project(PROJECT, SCHEMA, template="image_masks")
     with make_store(tmp_path, project) as store:
-        # A listing would fail: the stand-in knows no project 0.
-        assert reconcile(store, None, PROJECT, at(0)) == ReconcileReport()  # type: ignore[arg-type]
+        ls = FakeLabelStudio()
+        assert reconcile(store, ls, PROJECT, at(0)) == ReconcileReport()
+        assert ls.server.requests == []
 
 
 @pytest.mark.guarantee(5)

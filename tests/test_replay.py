@@ -63,7 +63,7 @@ def replay(home: Path, pool: list[Image], order: random.Random, seed: int = 0) -
         snapshot = round_steps.write_round_snapshot(runtime, 4, 1)
         folder = Path(round_steps.train_round(runtime, 4, 1, snapshot))
         round_steps.publish_version(runtime, 4, 1, str(folder))
-        path = Path(round_steps.score_round(runtime, 4, 1))
+        path = round_steps.score_current(runtime, runtime.project(4))
         next_ones = plan_queries(
             runtime.project(4), store.images(4, split="pool"), set(), PoolScores.load(path),
             SCHEMA.names, round_number=2, model_version="r1", budget_clicks=20,

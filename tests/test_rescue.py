@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from desk import Site
 from sqlalchemy import create_engine, text
 
-from ml_backend import rescue, workflow
+from ml_backend import rescue
+from ml_backend.engine import workflow_id
 from ml_backend.rescue import DIED_TOO_OFTEN
 from ml_backend.store import Round
 from training import rounds
@@ -39,7 +41,7 @@ def row(site: Site, number: int) -> Round:
 
 def never_queued(site: Site) -> tuple[str, int]:
     """Killed, or the engine's disk full, between the row and the queue."""
-    site.store.start_round(4, 1, "labels", workflow.workflow_id(4, 1, 1))
+    site.store.start_round(4, 1, "labels", workflow_id(4, 1, 1))
     return "", 1
 
 
@@ -65,7 +67,7 @@ def test_a_round_that_two_records_tell_differently_goes_on(
     """Seen failing (the round ran for ever) with `Rescue.look` returning at once."""
     site.until("questions", lambda: site.store.queries(4, status="open"))
     if accident is never_queued:
-        site.desk.answer_all(4)
+        site.answer_all(4)
     reason, attempts = accident(site)
     seen: list[str] = []
 
@@ -76,7 +78,7 @@ def test_a_round_that_two_records_tell_differently_goes_on(
     site.until("the end of the round", done)
     assert row(site, 1).attempts == attempts
     assert any(re.fullmatch(reason, error) for error in seen), set(seen)
-    site.assert_serves("r1")
+    site.assert_serves("p4-r1")
 
 
 def test_a_thread_that_died_in_a_round_is_followed_by_another(
@@ -102,7 +104,7 @@ def test_a_thread_that_died_in_a_round_is_followed_by_another(
     monkeypatch.setattr("threading.excepthook", lambda _: None)
     done = site.train(1)
     assert died
-    assert (done.attempts, done.version) == (1, "r1")
+    assert (done.attempts, done.version) == (1, "p4-r1")
     assert done.note == "taken up again after an accident"
 
 
@@ -135,6 +137,6 @@ def test_a_round_that_ended_meanwhile_is_left_alone(
     done = site.train(1)
     old = Round(**{**vars(done), "state": "pushing", "finished_at": None})
     monkeypatch.setattr(rescue, "unfinished", lambda _: [old])
-    site.worker.rescue._looked_at = -1000.0
+    site.worker.rescue._looked_at = -math.inf
     site.worker.rescue.look()
     assert row(site, 1) == done

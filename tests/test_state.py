@@ -63,6 +63,38 @@ TABLE = [
         CycleState(failed=True, requested=True, trainable=4),
         Step.TRAIN,
     ),
+    (
+        "failed, no answer to train on, nothing open",
+        CycleState(failed=True, pool_left=9),
+        Step.PUSH,
+    ),
+    (
+        "failed, no answer to train on, asked",
+        CycleState(failed=True, requested=True, pool_left=9),
+        Step.PUSH,
+    ),
+    (
+        "asked for questions while training runs",
+        CycleState(running=True, push_requested=True),
+        Step.PUSH,
+    ),
+    (
+        "a push was cut off while training runs",
+        CycleState(running=True, unpushed_queries=2),
+        Step.PUSH,
+    ),
+    (
+        "asked for questions, some are open",
+        CycleState(push_requested=True, open_queries=3),
+        Step.PUSH,
+    ),
+    ("importing", CycleState(may_push=False, pool_left=9), Step.WAIT),
+    (
+        "paused with answers",
+        CycleState(may_push=False, may_train=False, trainable=4, new_labels=4),
+        Step.WAIT,
+    ),
+    ("only regions without a score are left", CycleState(pool_left=0), Step.DONE),
     ("failed, its pause is over", CycleState(failed=True, retry_due=True, trainable=4), Step.TRAIN),
 ]
 
@@ -79,6 +111,9 @@ states = st.builds(
     CycleState,
     running=st.booleans(),
     requested=st.booleans(),
+    push_requested=st.booleans(),
+    may_push=st.booleans(),
+    may_train=st.booleans(),
     open_queries=counts,
     unpushed_queries=counts,
     pool_left=counts,
@@ -93,7 +128,7 @@ states = st.builds(
 @given(states)
 def test_one_round_at_a_time(state: CycleState) -> None:
     if state.running:
-        assert next_step(state) is Step.WAIT
+        assert next_step(state) in (Step.WAIT, Step.PUSH)
 
 
 @given(states)
@@ -104,6 +139,26 @@ def test_never_trains_without_labels(state: CycleState) -> None:
 
 @given(states)
 def test_waiting_has_a_reason(state: CycleState) -> None:
-    """A project waits only while something runs, is open, or has failed."""
+    """A project waits only while something runs, is open, has failed, or somebody holds it."""
     if next_step(state) is Step.WAIT:
-        assert state.running or state.open_queries or state.failed
+        failed = state.failed and state.trainable > 0
+        assert state.running or state.open_queries or failed or not state.may_push
+
+
+@given(states)
+def test_who_holds_a_project_holds_it(state: CycleState) -> None:
+    """Nothing is pushed, nothing trained, that somebody paused."""
+    step = next_step(state)
+    assert step is not Step.PUSH or state.may_push
+    assert step is not Step.TRAIN or state.may_train
+
+
+@given(states)
+def test_no_dead_end_after_a_failure(state: CycleState) -> None:
+    """Without an answer to train on, only questions help: they come while there are any."""
+    if state.failed and state.trainable == 0 and state.may_push and not state.running:
+        waits = state.open_queries > 0 and not (state.push_requested or state.unpushed_queries)
+        expected = Step.WAIT if waits else None
+        assert next_step(state) is (expected or next_step(state))
+        if not waits and (state.pool_left or state.unpushed_queries):
+            assert next_step(state) is Step.PUSH

@@ -109,16 +109,16 @@ def test_two_rounds(stack: Stack, images: tuple[Path, Path, dict[str, Path]]) ->
 
     done = stack.wait_for_round(project_id, 1)
     assert done.labels == len([q for q in stack.store.queries(project_id, round=1)])
-    assert done.version == "r1"
+    assert done.version == f"p{project_id}-r1"
     project = stack.ls.project(project_id)
-    assert project["model_version"] == "r1"
+    assert project["model_version"] == f"p{project_id}-r1"
     assert project["sampling"] == "Uncertainty sampling"
-    version = stack.store.version(project_id, "r1")
+    version = stack.store.version(project_id, f"p{project_id}-r1")
     assert version is not None
     assert 0.0 <= version.metrics["miou"] <= 1.0
     second = stack.store.queries(project_id, round=2)
     assert second
-    assert all(q.model_version == "r1" for q in second)
+    assert all(q.model_version == f"p{project_id}-r1" for q in second)
     assert any(q.preticks for q in second)
     assert_each_region_once(stack, project_id)
 
@@ -133,7 +133,7 @@ def assert_exported(stack: Stack, project_id: int, out: Path) -> None:
     """The exported version loads, and each pool image has a mask of its size and known classes."""
     export_version(stack.store, project_id, None, out, masks=True)
     version = Version.load(out)
-    assert version.name == "r1"
+    assert version.name == f"p{project_id}-r1"
     images = stack.store.images(project_id, split="pool", status="ready")
     masks = [read_mask(path) for path in sorted((out / "masks").iterdir())]
     assert len(masks) == len(images)
@@ -166,7 +166,7 @@ def test_questions_pushed_midway_are_handed_out_in_order(
     assert row.trigger == "request"
     open_now = stack.store.queries(project_id, status="open")
     assert {q.round for q in open_now} == {1, 2}
-    assert {q.model_version for q in open_now} == {"r1"}
+    assert {q.model_version for q in open_now} == {f"p{project_id}-r1"}
     best = sorted((q.score for q in open_now), reverse=True)
     assert next_scores(stack, project_id, len(best) - 1) == best[:-1]
     assert_each_region_once(stack, project_id)
@@ -217,7 +217,7 @@ def test_killed_worker_goes_on(
     done = stack.wait_for_round(project_id, 1)
     assert done.labels == count
     assert [r.number for r in stack.store.rounds(project_id)] == [1]
-    assert [v.name for v in stack.store.versions(project_id)] == ["r1"]
+    assert [v.name for v in stack.store.versions(project_id)] == [f"p{project_id}-r1"]
     assert_each_region_once(stack, project_id)
 
 

@@ -84,9 +84,10 @@ class TinyProject:
             (n, "done") for n in range(1, rounds + 1)
         ]
         versions = stack.store.versions(project_id)
-        assert [v.name for v in versions] == [f"r{n}" for n in range(1, rounds + 1)]
+        assert [v.name for v in versions] == [f"p{project_id}-r{n}" for n in range(1, rounds + 1)]
         folder = stack.settings.home / "versions" / f"p{project_id}"
-        assert sorted(p.name for p in folder.iterdir()) == [v.name for v in versions]
+        assert sorted(p.name for p in folder.iterdir()) == [f"r{v.round}" for v in versions]
+        assert [Path(v.path).name for v in versions] == [f"r{v.round}" for v in versions]
         # No label is missing, none is there twice, and training saw all of them.
         tasks = list(stack.ls.tasks(project_id, with_annotations=True))
         there = [int(a["id"]) for task in tasks for a in task["annotations"]]
@@ -100,7 +101,7 @@ class TinyProject:
         assert {int(task["id"]): task["data"]["region"] for task in tasks} == ledger
         assert len(set(ledger.values())) == len(ledger) == len(queries)
         assert {q.status for q in queries} == {"answered", "open"}
-        assert stack.ls.project(project_id)["model_version"] == f"r{rounds}"
+        assert stack.ls.project(project_id)["model_version"] == f"p{project_id}-r{rounds}"
         project = stack.store.project(project_id)
         assert project is not None
-        assert project.model_version == f"r{rounds}"
+        assert project.model_version == f"p{project_id}-r{rounds}"

@@ -62,6 +62,7 @@ class Events(StorePart):
         *,
         actions: Collection[str] | None = None,
         without: Collection[str] = (),
+        project_id: int | None = None,
     ) -> list[Event]:
         """Events not applied yet, in the order they came.
 
@@ -69,6 +70,7 @@ class Events(StorePart):
             limit: at most this many.
             actions: only these actions.
             without: none of these actions.
+            project_id: only of this project.
         """
         table = schema.event
         statement = select(table).where(table.c.processed_at.is_(None))
@@ -76,6 +78,8 @@ class Events(StorePart):
             statement = statement.where(table.c.action.in_(list(actions)))
         if without:
             statement = statement.where(table.c.action.not_in(list(without)))
+        if project_id is not None:
+            statement = statement.where(table.c.project_id == project_id)
         with self._read() as connection:
             rows = connection.execute(statement.order_by(table.c.id).limit(limit))
             return [Event(*row) for row in rows]
