@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from backend_helpers import make_image, make_project, make_settings, make_store
+from fake_label_studio import FakeLabelStudio
 from PIL import Image as Picture
-from test_connect import Recorder
 
 from label_config import ClassSchema, build
 from label_config.instructions import RENEWED, instructions
@@ -164,36 +164,32 @@ def test_the_pictures_lie_where_label_studio_serves_them_from(tmp_path: Path) ->
 
 
 def test_the_field_is_set_once_renewed_and_left_to_who_changed_it() -> None:
-    ls = Recorder()
+    ls = FakeLabelStudio()
+    ls.server.add_project(4, make_project().label_config)
     first, second = instructions(CAMVID), instructions(CAMVID, smallest_share=0.2)
 
-    def ensure(text: str) -> str:
-        return ensure_instructions(ls, 4, text)  # type: ignore[arg-type]
+    def there() -> tuple[str, bool]:
+        found = ls.project(4)
+        return found["expert_instruction"], found["show_instruction"]
 
-    assert ensure(first) == "created"
-    assert (ls.fields["expert_instruction"], ls.fields["show_instruction"]) == (first, True)
-    assert ensure(first) == "unchanged"
-    ls.fields["show_instruction"] = False  # switched off by an admin
-    assert ensure(second) == "updated"
-    assert (ls.fields["expert_instruction"], ls.fields["show_instruction"]) == (second, False)
+    assert ensure_instructions(ls, 4, first) == "created"
+    assert there() == (first, True)
+    assert ensure_instructions(ls, 4, first) == "unchanged"
+    ls.update_project(4, show_instruction=False)  # switched off by an admin
+    assert ensure_instructions(ls, 4, second) == "updated"
+    assert there() == (second, False)
     own = second.replace(RENEWED, "")
-    ls.fields["expert_instruction"] = own
-    assert ensure(first) == "unchanged"
-    assert ls.fields["expert_instruction"] == own
+    ls.update_project(4, expert_instruction=own)
+    assert ensure_instructions(ls, 4, first) == "unchanged"
+    assert there() == (own, False)
 
 
 # pixbal init
 
 
-class Server(Recorder):
-    """Label Studio with one project, 4."""
-
-    def create_project(self, title: str, label_config: str) -> int:
-        self.fields["label_config"] = label_config
-        return 4
-
-
-def init(tmp_path: Path, ls: Server, store: Store, classes: object, **more: Any) -> InitReport:
+def init(
+    tmp_path: Path, ls: FakeLabelStudio, store: Store, classes: object, **more: Any
+) -> InitReport:
     file = tmp_path / "classes.json"
     file.write_text(json.dumps(classes))
     picture = tmp_path / "photos" / "a.png"
@@ -203,7 +199,7 @@ def init(tmp_path: Path, ls: Server, store: Store, classes: object, **more: Any)
     request = InitRequest(
         classes=str(file), images=(str(picture.parent),), method="grid", push=False, **more
     )
-    return initialise(make_settings(tmp_path / "home"), store, ls, request)  # type: ignore[arg-type]
+    return initialise(make_settings(tmp_path / "home"), store, ls, request)
 
 
 @pytest.fixture
@@ -217,22 +213,23 @@ def the_project(store: Store) -> Project:
 
 
 def test_a_new_project_leaves_out_small_shares_and_says_so(tmp_path: Path, store: Store) -> None:
-    ls = Server()
-    init(tmp_path, ls, store, ["Road", "Sky"])
+    ls = FakeLabelStudio()
+    fields = ls.project(init(tmp_path, ls, store, ["Road", "Sky"]).project.id)
     assert the_project(store).smallest_share == 0.2
-    assert "covers at least 20 % of the outline" in ls.fields["label_config"]
-    assert "at least 20 %" in ls.fields["expert_instruction"]
-    assert len(sources(ls.fields["expert_instruction"])) == PICTURES
-    assert ls.fields["show_instruction"] is True
+    assert "covers at least 20 % of the outline" in fields["label_config"]
+    assert "at least 20 %" in fields["expert_instruction"]
+    assert len(sources(fields["expert_instruction"])) == PICTURES
+    assert fields["show_instruction"] is True
     again = init(tmp_path, ls, store, ["Road", "Sky"])
     assert ("instructions", "unchanged") in again.connected
 
 
 def test_every_class_counts_where_asked(tmp_path: Path, store: Store) -> None:
-    ls = Server()
-    init(tmp_path, ls, store, ["Road", "Sky"], smallest_share=0.0)
+    ls = FakeLabelStudio()
+    report = init(tmp_path, ls, store, ["Road", "Sky"], smallest_share=0.0)
+    fields = ls.project(report.project.id)
     assert the_project(store).smallest_share == 0.0
-    assert "Tick every class inside the outline" in ls.fields["label_config"]
+    assert "Tick every class inside the outline" in fields["label_config"]
 
 
 def test_a_project_of_0_1_keeps_keys_colours_and_meaning(tmp_path: Path, store: Store) -> None:
@@ -248,12 +245,14 @@ def test_a_project_of_0_1_keeps_keys_colours_and_meaning(tmp_path: Path, store: 
     store.add_project(
         make_project(4, old, label_config=config, title="PixBal regions", method="grid")
     )
-    ls = Server(label_config=config)
+    ls = FakeLabelStudio()
+    ls.server.add_project(4, config)
     report = init(tmp_path, ls, store, names)
     assert not report.created
     assert the_project(store).schema_json == old.to_json()
-    assert ls.fields["label_config"] == config
-    text = ls.fields["expert_instruction"]
+    fields = ls.project(4)
+    assert fields["label_config"] == config
+    text = fields["expert_instruction"]
     assert "<kbd>1</kbd> Road, <kbd>2</kbd> Sky, <kbd>0</kbd> Nothing listed" in text
     assert "however little" in text
 
@@ -261,11 +260,11 @@ def test_a_project_of_0_1_keeps_keys_colours_and_meaning(tmp_path: Path, store: 
 def test_colours_that_look_alike_are_warned_of(tmp_path: Path, store: Store) -> None:
     classes = {"classes": [{"name": "car", "color": "#0000ff"}, {"name": "bus", "color": "#0000fe"},
                            {"name": "tree", "color": "#00ff00"}]}  # fmt: skip
-    lines = "\n".join(init(tmp_path, Server(), store, classes).lines())
+    lines = "\n".join(init(tmp_path, FakeLabelStudio(), store, classes).lines())
     assert "warning: classes whose colours look alike: 'car' and 'bus' (#0000ff, #0000fe)" in lines
     assert "tree" not in lines
 
 
 def test_colours_of_a_published_list_or_filled_in_are_not(tmp_path: Path, store: Store) -> None:
-    report = init(tmp_path, Server(), store, [f"class {i}" for i in range(100)])
+    report = init(tmp_path, FakeLabelStudio(), store, [f"class {i}" for i in range(100)])
     assert report.warnings == ()
