@@ -77,8 +77,7 @@ def build(
     _only(root, "Header", None).set("value", header(template, smallest_share))
     control = _only(root, plan.tag, plan.from_name)
     if plan.choice:
-        searched = any(info.hotkey is None for info in schema.classes)
-        _only(root, "Style", None).text = style(len(schema.classes), schema.undefined, searched)
+        _only(root, "Style", None).text = style_of(schema)
         control.set("choice", plan.choice)
         what = "a class" if plan.choice == "single-radio" else "at least one class"
         rest = f"'{_undefined_text(undefined_alias)}' or " if schema.undefined else ""
@@ -89,12 +88,8 @@ def build(
         _check_free(schema, _undefined_text(undefined_alias))
         control.append(_extra(_undefined_text(undefined_alias), undefined_alias, OTHER_KEY))
     if plan.choice:
-        # Enter in an empty search field ticks the first choice. That must be no class: whoever
-        # presses it by mistake would teach one that is not there.
-        place = 0 if searched else len(control)
-        control.insert(place, _extra(UNSURE_TEXT, UNSURE_ALIAS, UNSURE_KEY))
-        if searched:
-            _add_filter(root, plan)
+        control.append(_extra(UNSURE_TEXT, UNSURE_ALIAS, UNSURE_KEY))
+        add_search(root, plan, schema)
     elif not schema.undefined:
         # A mask needs no answer "Something else"; the choice must survive reading all the same.
         root.set("className", "pixbal-all-listed")
@@ -161,16 +156,31 @@ def _check_free(schema: ClassSchema, text: str) -> None:
         )
 
 
-def _add_filter(root: ET.Element, plan: Layout) -> None:
-    """A field that finds a class by a part of its name; Enter ticks the first one left.
+def style_of(schema: ClassSchema) -> str:
+    """The CSS that `build` gives a setup of these classes."""
+    return style(len(schema.classes), schema.undefined, _searched(schema))
+
+
+def _searched(schema: ClassSchema) -> bool:
+    return any(info.hotkey is None for info in schema.classes)
+
+
+def add_search(root: ET.Element, plan: Layout, schema: ClassSchema) -> None:
+    """Where a class has no key: a field that finds it by a part of its name; Enter ticks it.
 
     Label Studio keeps the cursor in the field and takes no other key there. It stands after the
     choices, so that Tab leaves it for a button, where keys count again, and not for one of the
-    choices, where they do not; the style shows it above them.
+    choices, where they do not; the style shows it above them. A setup that has one is left alone.
     """
-    parents = {child: parent for parent in root.iter() for child in parent}
+    if not _searched(schema) or root.find(".//Filter") is not None:
+        return
     control = _only(root, plan.tag, plan.from_name)
-    parent = parents[control]
+    # Enter in the empty field ticks the first choice. That must be no class: whoever presses it by
+    # mistake would teach one that is not there.
+    unsure = next(item for item in control if item.get("alias") == UNSURE_ALIAS)
+    control.remove(unsure)
+    control.insert(0, unsure)
+    parent = next(tag for tag in root.iter() if control in tag)
     field = ET.Element(
         "Filter",
         name="find",
