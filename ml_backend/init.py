@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from label_config import ClassSchema, LabelConfigError, build
-from ml_backend.connect import connect
+from label_config.classes import presets
+from label_config.colors import close_pairs
+from ml_backend.connect import connect, ensure_instructions
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.gather import gather
+from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.masks import show_masks
@@ -28,6 +31,8 @@ from training.errors import TrainingError
 from training.images import read_image
 from training.seeds import NO_SEEDS, REPAIR_OPENCV, has_seeds
 from training.superpixels import available_methods, default_method
+
+SHOWN_PAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class InitRequest:
     overrides: tuple[str, ...] = ()
     seed: int = 0
     preticks: str = "auto"
+    smallest_share: float = 0.2
     push: bool = True
 
 
@@ -119,28 +125,34 @@ def initialise(
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
         )
     current = project.model_version or NO_MODEL
-    connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+    connected = connect(ls, settings, project.id, project.label_config, current)
     if created and request.project is None:
         # It was made with the project itself, just now.
-        connected = tuple((what, "created" if what == "label config" else how)
-                          for what, how in connected)  # fmt: skip
+        connected = [
+            (what, "created" if what == "label config" else how) for what, how in connected
+        ]
+    text = project_instructions(settings, store, project)
+    connected.insert(1, ("instructions", ensure_instructions(ls, project.id, text)))
     if project.state == "importing":  # until here the worker leaves it alone
         store.update_project(project.id, state="active")
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
     if pushed:
         # The order of the queue hangs on it, and it needs a prediction to exist.
         again = connect(ls, settings, project.id, project.label_config, current)
-        connected = (*connected[:-1], again[-1])  # the model version, which is set last
+        connected[-1] = again[-1]  # the model version, which is set last
     return InitReport(
         project=project,
         url=settings.project_page(project.id),
         created=created,
         images=replace(images, notes=(*found.notes, *images.notes)),
-        connected=connected,
+        connected=tuple(connected),
         pushed=pushed,
         open_questions=len(store.queries(project.id, status="open")),
         masks=_masks(settings, store, ls, project.id, request.from_project),
-        warnings=method_warning(request) if created else (),
+        warnings=(
+            *(method_warning(request) if created else ()),
+            *color_warnings(request.classes, ClassSchema.from_json(project.schema_json)),
+        ),
         asked_to_push=request.push,
     )
 
@@ -192,12 +204,31 @@ def _gather(
     )
 
 
+def color_warnings(classes: str, schema: ClassSchema) -> tuple[str, ...]:
+    """Colours given by hand that look alike; those of a preset are its data set's own."""
+    if classes in presets():
+        return ()
+    pairs = close_pairs(schema)
+    color = {info.name: info.color for info in schema.classes}
+    named = [
+        f"{one!r} and {two!r} ({color[one]}, {color[two]})" for one, two, _ in pairs[:SHOWN_PAIRS]
+    ]
+    if not pairs:
+        return ()
+    more = f" and {len(pairs) - len(named)} more" if len(pairs) > len(named) else ""
+    return (
+        f"warning: classes whose colours look alike: {'; '.join(named)}{more}. A project keeps its "
+        "colours: for other ones change them in the class list (or leave them out, and distinct "
+        "ones are filled in) and make a project of another --title.",
+    )
+
+
 def _project(
     store: Store, ls: LabelStudio, request: InitRequest, schema: ClassSchema
 ) -> tuple[Project, bool]:
     known = _known_project(store, ls, request)
     if known is not None:
-        _check_unchanged(known, request, schema)
+        _check_unchanged(known, request)
         return known, False
     if not request.images and request.from_project is None:
         raise BackendError(
@@ -210,7 +241,7 @@ def _project(
             f"superpixel method {method!r} is not available here",
             hint=f"Available: {', '.join(available_methods())}.",
         )
-    label_config = build(schema, request.template)
+    label_config = build(schema, request.template, smallest_share=request.smallest_share)
     project_id = request.project
     if project_id is None:
         project_id = ls.create_project(request.title, label_config)
@@ -228,6 +259,7 @@ def _project(
         budget_clicks=request.budget,
         train_every=request.train_every,
         preticks=request.preticks,
+        smallest_share=request.smallest_share,
         train_config=train_config(request.config, request.overrides, request.seed).to_json(),
         acquisition="pixbal",
         model_version=None,
@@ -277,11 +309,15 @@ def _recorded(store: Store, request: InitRequest) -> Project | None:
     return None
 
 
-def _check_unchanged(row: Project, request: InitRequest, schema: ClassSchema) -> None:
-    """Regions and classes of a project are fixed: labels would lose their meaning."""
+def _check_unchanged(row: Project, request: InitRequest) -> None:
+    """Regions and classes of a project are fixed: labels would lose their meaning.
+
+    Keys and colours that the class list leaves open are the project's, not those of a new one.
+    """
     stored = ClassSchema.from_json(row.schema_json)
+    asked = ClassSchema.load(request.classes, like=stored)
     given: Mapping[str, tuple[Any, Any]] = {
-        "--classes": (first_classes(schema, row), first_classes(stored, row)),
+        "--classes": (first_classes(asked, row), first_classes(stored, row)),
         "--template": (request.template, row.template),
         "--side": (request.side, row.side_px),
         "--method": (request.method or row.method, row.method),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from ml_backend.store import Label, Project, Store
@@ -12,21 +13,36 @@ from training.snapshot import Snapshot
 TRAINABLE_KINDS = frozenset({"classes", "nothing"})
 
 
-def trainable_labels(store: Store, project_id: int) -> dict[RegionId, tuple[str, ...]]:
-    """Class names per labelled region; () for "Nothing listed".
+@dataclass(frozen=True)
+class RegionLabel:
+    """What training is told about a region: classes, and whether "Something else" is in it too."""
+
+    classes: tuple[str, ...] = ()
+    other: bool = False
+
+    @property
+    def content(self) -> tuple[frozenset[str], bool]:
+        """What it says, whatever the order of the ticks."""
+        return frozenset(self.classes), self.other
+
+
+def trainable_labels(store: Store, project_id: int) -> dict[RegionId, RegionLabel]:
+    """The label of each region that says something about classes.
 
     The newest live annotation of a region counts; that of a later asking replaces what was said
-    before, once somebody answered it. Skips and "Can't tell" are answers, but they say
-    nothing about classes, so they are left out; so is "Nothing listed" where the project has no
-    undefined class, and every answer about an image that was removed.
+    before, once somebody answered it. Skips and "Can't tell" are answers, but they say nothing
+    about classes, so they are left out; so is "Something else" where the project has no undefined
+    class, and every answer about an image that was removed.
     """
     project = store.project(project_id)
     undefined = project is not None and bool(project.schema_json.get("undefined", True))
-    return {
-        region: label.classes
-        for region, label in answers_by_region(store, project_id).items()
-        if label.kind in TRAINABLE_KINDS and (undefined or label.kind != "nothing")
-    }
+    found: dict[RegionId, RegionLabel] = {}
+    for region, label in answers_by_region(store, project_id).items():
+        # Rows written by 0.1 say "Something else" by their kind alone.
+        other = undefined and (label.other or label.kind == "nothing")
+        if label.kind in TRAINABLE_KINDS and (label.classes or other):
+            found[region] = RegionLabel(label.classes, other)
+    return found
 
 
 def answers_by_region(store: Store, project_id: int) -> dict[RegionId, Label]:
@@ -56,22 +72,22 @@ def possible_classes(store: Store, project: Project) -> dict[RegionId, tuple[str
     }
 
 
-def trained_labels(snapshot: Snapshot) -> dict[RegionId, tuple[str, ...]]:
+def trained_labels(snapshot: Snapshot) -> dict[RegionId, RegionLabel]:
     """The labels a snapshot was made of, in the form of `trainable_labels`."""
     names = snapshot.classes
     return {
-        RegionId(item.image_id, index): tuple(names[c] for c in classes if c < len(names))
+        RegionId(item.image_id, index): RegionLabel(
+            tuple(names[c] for c in classes if c < len(names)), len(names) in classes
+        )
         for item in snapshot.items
         for index, classes in item.labels.items()
     }
 
 
-def count_changes(
-    now: dict[RegionId, tuple[str, ...]], before: dict[RegionId, tuple[str, ...]]
-) -> int:
+def count_changes(now: dict[RegionId, RegionLabel], before: dict[RegionId, RegionLabel]) -> int:
     """Labels that were added, changed or withdrawn; the order of ticks does not matter."""
     added_or_changed = sum(
-        region not in before or set(before[region]) != set(classes)
-        for region, classes in now.items()
+        region not in before or before[region].content != label.content
+        for region, label in now.items()
     )
     return added_or_changed + sum(region not in now for region in before)

@@ -175,7 +175,7 @@ def _renew(
         query,
         score=float(row.score[query.region_index]),
         expected_clicks=float(row.expected_clicks[query.region_index]),
-        preticks=pretick(row.presence[query.region_index], names)
+        preticks=pretick(row.presence[query.region_index], names, project.smallest_share)
         if project.preticks != "never"
         else (),
         model_version=version,

@@ -120,8 +120,9 @@ def _write_snapshot(runtime: Runtime, project: Project, out: Path) -> Snapshot:
     schema = ClassSchema.from_json(project.schema_json)
     images = {i.image_id: i for i in store.images(project.id, split="pool", status="ready")}
     by_image: dict[str, dict[int, list[int]]] = {}
-    for region, classes in trainable_labels(store, project.id).items():
-        indices = [schema.index(name) for name in classes] or [len(schema.names)]
+    for region, label in trainable_labels(store, project.id).items():
+        indices = [schema.index(name) for name in label.classes]
+        indices += [len(schema.names)] if label.other else []
         by_image.setdefault(region.image_id, {})[region.index] = indices
     possible: dict[str, dict[int, list[int]]] = {}
     for region, names in possible_classes(store, project).items():

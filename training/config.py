@@ -102,7 +102,7 @@ class PseudoLabelConfig:
     threshold: str = "median"  # paper; or "min"
     passing_only: bool = False  # paper: the class need not be the one over its threshold
     conflicts: str = "later"  # paper; or "similarity", "margin"
-    expand_undefined: bool = True  # paper: "nothing listed" spreads like a class
+    expand_undefined: bool = True  # paper: "something else" spreads like a class
     confident: float = 0.0  # paper: none; share of each class's surest other pixels labelled too
 
     def __post_init__(self) -> None:

@@ -25,8 +25,8 @@ _REMAKE = "Write the snapshot again from the labels."
 class SnapshotItem:
     """A labelled image: region index -> the classes ticked for it (indices).
 
-    With `undefined`, index len(classes) is "nothing listed". A region with no class is cost
-    without content and is ignored in training.
+    With `undefined`, index len(classes) is "something else", alone or beside classes. A region with
+    no class is cost without content and is ignored in training.
 
     possible: region index -> classes that did not exist when it was answered, so that the answer
     says nothing about them.
