@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from training.config_parsing import ensure, parse_dataclass, parse_override
 from training.errors import ConfigError
@@ -50,6 +50,7 @@ class ModelConfig:
 class StageConfig:
     """One of the two trainings of a round; both start from the pretrained encoder."""
 
+    group: ClassVar[str] = "stage"  # in messages; `parse_dataclass` puts the name in its place
     lr: float = 2e-4  # of the encoder, at the start
     head_lr_scale: float = 10.0  # paper: the whole head learns ten times faster
     weight_decay: float = 1e-5  # paper
@@ -101,7 +102,7 @@ class PseudoLabelConfig:
     threshold: str = "median"  # paper; or "min"
     passing_only: bool = False  # paper: the class need not be the one over its threshold
     conflicts: str = "later"  # paper; or "similarity", "margin"
-    expand_undefined: bool = True  # paper: "nothing listed" spreads like a class
+    expand_undefined: bool = True  # paper: "something else" spreads like a class
     confident: float = 0.0  # paper: none; share of each class's surest other pixels labelled too
 
     def __post_init__(self) -> None:

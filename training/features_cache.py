@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from training.atomic import write_atomically
-from training.images import read_image
+from training.images import ACCEPTED_PIXELS, read_image
 from training.memo import Memo
 from training.model import SegmentationModel
 from training.one_image import OneImage
@@ -77,7 +77,7 @@ class FeatureCache:
         return features
 
     def _compute(self, path: Path, flip: bool) -> list[Tensor]:
-        image = read_image(path)
+        image = read_image(path, ACCEPTED_PIXELS)
         size = working_size((image.shape[0], image.shape[1]), self.short_side)
         image = resize_image(image, size)
         if flip:

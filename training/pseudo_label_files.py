@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from training.atomic import write_atomically
 from training.confident_labels import Confidence, confidences, fill
 from training.config import PseudoLabelConfig
-from training.dataset import IGNORE, candidate_rows, read_regions
+from training.dataset import IGNORE, candidate_rows, possible_rows, read_regions
 from training.features_cache import FeatureCache
 from training.inference import encode_file, model_size
 from training.model import SegmentationModel
@@ -106,6 +107,7 @@ def pseudo_labels(
     ids = resize_nearest(regions.ids, size).astype(np.int64)
     candidates = np.zeros((regions.count, data.num_outputs), np.bool_)
     candidates[indices] = table
+    open_ = possible_rows(item, data.num_outputs)
     visible = np.bincount(ids.ravel(), minlength=regions.count) > 0
     selected = candidates.any(axis=1) & visible  # a tiny region may vanish at the working size
     shared: dict[str, Any] = {"temperature": config.temperature, "normalise": config.normalise}
@@ -119,8 +121,38 @@ def pseudo_labels(
     def found(model: SegmentationModel, maps: torch.device) -> NDArray[np.uint8]:
         features, _ = encode_file(model, item.image, data.file_hash(item.image), cache)
         logits, points = model.decode(features, size, maps=maps)
-        arrays = (torch.from_numpy(a).to(logits.device) for a in (ids, candidates, selected))
+        allowed = candidates.copy()
+        if open_ is not None:
+            allowed[indices] |= _likely(logits[0], ids, indices, table, open_)
+        arrays = (torch.from_numpy(a).to(logits.device) for a in (ids, allowed, selected))
         labels = (expand if config.expand else localise)(points[0], logits[0], *arrays, **shared)
         return np.asarray(labels.cpu().numpy(), np.uint8)
 
     return one.run(found), selected[ids]
+
+
+def _likely(
+    logits: Tensor,
+    ids: NDArray[np.int64],
+    indices: list[int],
+    ticked: NDArray[np.bool_],
+    possible: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Of the classes that an answer leaves open, those likeliest somewhere in its region, (R, K).
+
+    A prototype labels at least its own pixel; one of a class that the model sees nowhere would put
+    that class into every region.
+    """
+    found = np.zeros_like(possible)
+    rows = np.full(int(ids.max(initial=0)) + 1, -1)
+    rows[[i for i in indices if i < len(rows)]] = [
+        row for row, i in enumerate(indices) if i < len(rows)
+    ]
+    row_of = rows[ids.ravel()]
+    inside = np.flatnonzero(row_of >= 0)
+    allowed = torch.from_numpy(ticked | possible)[row_of[inside]].to(logits.device).T
+    columns = torch.from_numpy(inside).to(logits.device)
+    values = logits.reshape(logits.shape[0], -1).index_select(1, columns)
+    best = values.masked_fill(~allowed, -torch.inf).argmax(0).cpu().numpy()
+    found[row_of[inside], best] = True
+    return found & possible

@@ -231,8 +231,9 @@ class _Round:
         def first(logits: Tensor, batch: Batch) -> Tensor:
             assert batch.candidates is not None  # stage-1 samples have them
             return stage1_loss(
-                logits, batch.targets, batch.candidates, config.temperature, config.loss_weights
-            )
+                logits, batch.targets, batch.candidates, config.temperature, config.loss_weights,
+                possible=batch.possible,
+            )  # fmt: skip
 
         def second(logits: Tensor, batch: Batch) -> Tensor:
             return stage2_loss(logits, batch.targets, config.temperature)

@@ -31,7 +31,7 @@ class DataConfig:
     test_split: str = "test"
     pool_images: int | None = None  # so many, evenly spread over the split; null = all
     test_images: int | None = None
-    undefined: bool = True  # void is an answer of its own ("nothing listed"), as on Cityscapes
+    undefined: bool = True  # void is an answer of its own ("something else"), as on Cityscapes
     trim: int = 5  # paper; px near region borders that annotators overlook, odd or 0
     min_share: float = 0.0  # paper; share of a region a class needs to be noticed
 
