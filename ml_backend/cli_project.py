@@ -77,14 +77,17 @@ def init(**options: Any) -> None:
 
 @click.command(epilog="Example: pixbal masks --project 7")
 @click.option("--project", type=int, required=True, help="Label Studio project of whole images.")
-@click.option("--region-project", type=int, help="Its classes; by default the only one there is.")
+@click.option(
+    "--region-project",
+    type=int,
+    help="Whose model draws them; kept until another is named, at first the only one there is.",
+)
 def masks(project: int, region_project: int | None) -> None:
     """Show predicted masks in an image project with brush or polygon labels."""
     from ml_backend.masks import show_masks
 
     settings, store, ls = cli_common.open_all()
-    region_id = cli_common.only_project(store, region_project, "--region-project")
-    for line in show_masks(settings, store, ls, project, region_id).lines():
+    for line in show_masks(settings, store, ls, project, region_project).lines():
         click.echo(line)
 
 
@@ -169,7 +172,7 @@ def reconcile(project: int | None) -> None:
 
 @click.command(epilog="Example: pixbal export --out model/")
 @project_option
-@click.option("--version", "name", help="Version name; the newest by default.")
+@click.option("--version", "name", help="Version name; the one in use by default.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--masks/--no-masks", default=False, help="Also write a mask of every pool image.")
 def export(project: int | None, name: str | None, out: Path, masks: bool) -> None:

@@ -11,10 +11,11 @@ from label_config import ClassSchema, LabelConfigError, read
 from label_config.mask_control import read_mask_control
 from ml_backend.checks import Check
 from ml_backend.connect import TITLE, UNCERTAINTY_SAMPLING
-from ml_backend.errors import BackendError
+from ml_backend.errors import BackendError, NotReady
 from ml_backend.fetch import resolve
 from ml_backend.label_studio import WEBHOOK_ACTIONS, LabelStudio
 from ml_backend.label_studio_errors import RESERVED_ADDRESS, RESERVED_ADDRESS_HINT
+from ml_backend.mask_predictions import serving_version
 from ml_backend.media import picture_urls
 from ml_backend.proxies import proxy_hint_for_label_studio
 from ml_backend.security import SECRET_HEADER
@@ -40,6 +41,8 @@ def examine_project(
         _named(f"{label}: ML backend", lambda: ml_backend(settings, ls.ml_backends(project.id))),
         _named(f"{label}: order of the queue", lambda: order(project, found)),
     ]
+    if project.template == "image_masks":
+        checks.append(_named(f"{label}: masks", lambda: mask_version(store, project)))
     queries = store.queries(project.id, status="open")
     if queries:
         urls = picture_urls(settings, queries[0])
@@ -81,6 +84,15 @@ def mask_control(project: Project, current: str) -> tuple[bool | None, str, str]
         advice = "Add labels of these names where their masks are wanted."
         return None, f"{detail}; no label for {', '.join(control.missing)}", advice
     return True, detail, ""
+
+
+def mask_version(store: Store, project: Project) -> tuple[bool | None, str, str]:
+    """The version that draws the masks of an image project."""
+    try:
+        version = serving_version(store, project)
+    except NotReady as error:
+        return None, error.message, error.hint
+    return True, f"drawn by {version.name} of project {version.project_id}", ""
 
 
 def webhook(settings: Settings, hooks: list[dict[str, Any]]) -> tuple[bool | None, str, str]:

@@ -162,6 +162,13 @@ def _masks(
     """Show masks in the project that the images came from, if its setup has a place for them."""
     if source is None:
         return ()
+    shown = store.project(source)
+    if shown is not None and shown.region_project not in (None, region_project):
+        command = f"pixbal masks --project {source} --region-project {region_project}"
+        return (
+            f"masks in project {source} stay those of project {shown.region_project}; `{command}` "
+            "changes that",
+        )
     try:
         return tuple(show_masks(settings, store, ls, source, region_project).lines())
     except (BackendError, LabelConfigError) as error:

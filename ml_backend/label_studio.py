@@ -66,12 +66,13 @@ class LabelStudio(TaskCalls, ConnectionCalls):
         self._lock = threading.Lock()
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, settings: Settings, backoff: Backoff | None = None) -> Self:
         """The client that the settings describe."""
         return cls(
             settings.label_studio_url,
             settings.label_studio_api_key,
             public_url=settings.label_studio_public_url,
+            backoff=backoff,
         )
 
     @property
