@@ -45,7 +45,7 @@ def test_the_option_that_a_hint_names_is_one_of_the_command(tmp_path: Path) -> N
     with make_store(tmp_path, make_project(4), make_project(5)):
         pass
     hint = hint_of(pixbal("masks", "--project", "7", home=settings.home))
-    assert "Name one with --region-project" in hint
+    assert "--project 7 --region-project" in hint
     # Followed, it gets as far as Label Studio.
     again = pixbal("masks", "--project", "7", "--region-project", "5", home=settings.home)
     assert "No answer from Label Studio" in again.output
