@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from label_config import LabelConfigError
-from ml_backend import cli_backup, cli_project, cli_serve, cli_simulate, cli_tools
+from ml_backend import (
+    cli_backup,
+    cli_classes,
+    cli_images,
+    cli_project,
+    cli_serve,
+    cli_simulate,
+    cli_tools,
+)
 from ml_backend.errors import BackendError
 from training.errors import TrainingError
 
@@ -48,6 +56,8 @@ def main(debug: bool) -> None:
 
 for command in (
     *cli_backup.COMMANDS,
+    *cli_classes.COMMANDS,
+    *cli_images.COMMANDS,
     *cli_project.COMMANDS,
     *cli_serve.COMMANDS,
     *cli_simulate.COMMANDS,

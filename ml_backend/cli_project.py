@@ -49,6 +49,10 @@ project_option = click.option("--project", type=int, help="Label Studio project 
     help="Tick predicted classes in advance; auto: once that is seen to save keys.",
 )  # fmt: skip
 @click.option(
+    "--smallest-share", default=0.2, show_default=True, type=click.FloatRange(0, 1),
+    help="Annotators leave out classes under this share of a region; 0: every class counts.",
+)  # fmt: skip
+@click.option(
     "--push/--no-push", default=True, show_default=True, help="Push the first questions now."
 )
 def init(**options: Any) -> None:
