@@ -260,6 +260,16 @@ class Office:
             len(self.server.asked("import_tasks", "import_predictions", "delete_tasks")),
         )
 
+    def story(self, project: Project) -> str:
+        """A project in a few words, for the message of what does not hold."""
+        rounds = [
+            (r.number, r.state, r.trigger, r.labels, r.version, r.error, r.retry_in_s)
+            for r in self.store.rounds(project.id)
+        ]
+        queries = [(q.round, q.status, q.task_id) for q in self.store.queries(project.id)]
+        refused = [(e.action, e.error) for e in self.store.failed_events(project.id)]
+        return f"project {project.id}, rounds {rounds}, questions {queries}, kept aside {refused}"
+
     # -- what must hold -----------------------------------------------------------------------
 
     def project(self, project_id: int) -> Project:
@@ -349,20 +359,17 @@ class Office:
         versions = self.store.versions(project.id)
         assert project.current_version == (versions[-1].name if versions else None)
         if self.store.queries(project.id, status="open"):
-            assert used == project.model_version == (project.current_version or NO_MODEL)
-            current = [
-                any(p["model_version"] == used for p in task.predictions)
-                for task in there.tasks.values()
-                if not there.of_task(task.id)
-            ]
-            assert all(current), "an open question lacks a score of the version in use"
+            wanted = project.current_version or NO_MODEL
+            found = (used, project.model_version)
+            says = f"Label Studio and we use {found}, not {wanted}"
+            assert found == (wanted, wanted), f"{says}: {self.story(project)}"
 
     def _check_moves(self, project: Project) -> None:
         """Whether somebody or something can go on; if not, why not is written."""
         worker = next(iter(self.workers.values()))
         state = worker.cycle.state(project)
         step = next_step(state)
-        assert step in (Step.WAIT, Step.DONE), f"{step} stands still: {state}"
+        assert step in (Step.WAIT, Step.DONE), f"{step} stands still: {self.story(project)}"
         assert not state.running, "a round runs and nobody plays it"
         assert not state.requested, "somebody asked for training and hears nothing"
         assert not state.push_requested, "somebody asked for questions and hears nothing"
@@ -372,7 +379,7 @@ class Office:
             assert last is not None
             assert last.error, "a round failed and does not say why"
         why = step is Step.DONE or state.open_queries or failed or why_no_push(project)
-        assert why, f"nothing moves: {state}"
+        assert why, f"nothing moves: {state}, {self.story(project)}"
 
 
 def _end(error: LeaseLost) -> NoReturn:
