@@ -28,42 +28,7 @@ class Sabotage:
 
 
 LATE = """from threading import Timer
-    Timer(2.0, services().store.record_event, (number, action, payload)).start(    Sabotage(
-        28, "scoring for a push writes the state of the round", "ml_backend/round_steps.py",
-        "    out = runtime.scores_path(project.id, name)\n    out.parent.mkdir",
-        "    if row is not None:\n"
-        "        runtime.store.update_round(project.id, row.round, state='scoring')\n"
-        "    out = runtime.scores_path(project.id, name)\n    out.parent.mkdir",
-        ("test_rounds_and_pushes.py::test_images_that_came_later_are_scored_before_they_are_asked",),
-    ),
-    Sabotage(
-        28, "questions follow the last round, done or not", "ml_backend/round_steps.py",
-        "    return project.current_version or NO_MODEL", "    return NO_MODEL",
-        ("test_rounds_and_pushes.py::test_pushing_after_a_finished_round_leaves_it_done"
-         "[1-push_more]",),
-    ),
-    Sabotage(
-        28, "a push waits for the training", "ml_backend/leases.py",
-        'return f"push:{project_id}"', 'return f"project:{project_id}"',
-        ("test_rounds_and_pushes.py::test_questions_are_pushed_while_a_model_trains",),
-    ),
-    Sabotage(
-        28, "questions are pushed while images are imported", "ml_backend/round_steps.py",
-        "    return reasons.get(project.state)", "    return None",
-        ("test_rounds_and_pushes.py::test_nothing_is_pushed_while_images_are_imported",),
-    ),
-    Sabotage(
-        29, "the first project that cannot be walked ends the look", "ml_backend/worker.py",
-        "                self._refused(self.walks, project, error)", "                raise",
-        ("test_rounds_and_pushes.py::test_a_project_that_label_studio_refuses_stops_no_other"
-         "[deleted there]",),
-    ),
-    Sabotage(
-        30, "a copy is deleted by what a walk saw", "ml_backend/copies.py",
-        " if _still_unanswered(ls, t)]", "]",
-        ("test_copies.py::test_a_copy_that_was_answered_since_the_walk_stays",),
-    ),
-)
+    Timer(2.0, services().store.record_event, (number, action, payload)).start()
     return jsonify(ok=True), 201
     event, is_new = services().store.record_event(number, action, payload)"""
 
@@ -359,5 +324,40 @@ SABOTAGES: tuple[Sabotage, ...] = (
         "            return self.ttl_s\n"
         "        if last is None or (last.token, last.beat) != (row.token, row.beat):",
         ("test_leases.py::test_the_wall_clock_has_no_say",),
+    ),
+    Sabotage(
+        28, "scoring for a push writes the state of the round", "ml_backend/round_steps.py",
+        "    out = runtime.scores_path(project.id, name)\n    out.parent.mkdir",
+        "    if row is not None:\n"
+        "        runtime.store.update_round(project.id, row.round, state='scoring')\n"
+        "    out = runtime.scores_path(project.id, name)\n    out.parent.mkdir",
+        ("test_rounds_and_pushes.py::test_images_that_came_later_are_scored_before_they_are_asked",),
+    ),
+    Sabotage(
+        28, "questions follow the last round, done or not", "ml_backend/round_steps.py",
+        "    return project.current_version or NO_MODEL", "    return NO_MODEL",
+        ("test_rounds_and_pushes.py::test_pushing_after_a_finished_round_leaves_it_done"
+         "[1-push_more]",),
+    ),
+    Sabotage(
+        28, "a push waits for the training", "ml_backend/leases.py",
+        'return f"push:{project_id}"', 'return f"project:{project_id}"',
+        ("test_rounds_and_pushes.py::test_questions_are_pushed_while_a_model_trains",),
+    ),
+    Sabotage(
+        28, "questions are pushed while images are imported", "ml_backend/round_steps.py",
+        "    return reasons.get(project.state)", "    return None",
+        ("test_rounds_and_pushes.py::test_nothing_is_pushed_while_images_are_imported",),
+    ),
+    Sabotage(
+        29, "the first project that cannot be walked ends the look", "ml_backend/worker.py",
+        "                self._refused(self.walks, project, error)", "                raise",
+        ("test_rounds_and_pushes.py::test_a_project_that_label_studio_refuses_stops_no_other"
+         "[deleted there]",),
+    ),
+    Sabotage(
+        30, "a copy is deleted by what a walk saw", "ml_backend/copies.py",
+        " if _still_unanswered(ls, t)]", "]",
+        ("test_copies.py::test_a_copy_that_was_answered_since_the_walk_stays",),
     ),
 )  # fmt: skip
