@@ -222,7 +222,8 @@ def test_a_round_that_the_first_release_undid_is_done_again(tmp_path: Path) -> N
     home = unpack_home(tmp_path / "home")
     undone = "The round was cut off: the engine recorded SUCCESS."
     with sqlite3.connect(home / "pixbal.db") as database:
-        sql = "UPDATE pixbal_round SET state = 'failed', error = ? WHERE (project_id, number) = (?, ?)"
+        sql = "UPDATE pixbal_round SET state = 'failed', error = ? "
+        sql += "WHERE project_id = ? AND number = ?"
         database.execute(sql, (undone, 4, 2))
         database.execute(sql, ("The disk is full", 5, 1))
     database.close()
