@@ -268,3 +268,32 @@ def _only(root: ET.Element, tag: str, name: str | None) -> ET.Element:
             f"Expected one <{tag}> named {name!r}, found {len(found)}.", hint=_REINSTALL
         )
     return found[0]
+
+
+def append_to_setup(xml: str, schema: ClassSchema) -> str:
+    """A project's labelling XML with the classes of `schema` that it lacks; the rest as it is.
+
+    Raises: LabelConfigError where the XML is none of ours, or its classes are not the first ones
+    of the schema.
+    """
+    parsed = read(xml)
+    have = len(parsed.schema.classes)
+    if parsed.schema.names != schema.names[:have]:
+        raise LabelConfigError(
+            "The labelling setup has other classes than the project.",
+            hint="Put it back with `pixbal init`.",
+        )
+    root = parse(xml, "")
+    plan = TEMPLATES[parsed.template]
+    control = _only(root, plan.tag, plan.from_name)
+    items = list(control)
+    place = 1 + max(i for i, item in enumerate(items) if item.get("alias") == str(have - 1))
+    for index, info in enumerate(schema.classes[have:], start=have):
+        control.insert(place + index - have, _item(plan, index, info))
+    for tag in root.iter("Style"):
+        if (tag.text or "").split() == style_of(parsed.schema).split():
+            tag.text = style_of(schema)
+    if plan.choice:
+        add_search(root, plan, schema)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode")

@@ -97,7 +97,8 @@ class Cycle:
         """By image, the regions with a score; None where the pool is not scored. Read once."""
         path = self.runtime.scores_path(project.id, round_steps.name_in_use(project))
         pool = self.runtime.store.images(project.id, split="pool", status="ready")
-        key = (str(path), path.stat().st_mtime_ns if path.exists() else 0, len(pool))
+        images = frozenset(i.image_id for i in pool)  # some may have come and others gone
+        key = (str(path), path.stat().st_mtime_ns if path.exists() else 0, images)
         if self._askable.get(project.id, (None, None))[0] != key:
             scores = round_steps.scores_in_use(self.runtime, project)
             found = None if scores is None else {

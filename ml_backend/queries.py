@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from label_config import ClassSchema
 from ml_backend.store import Image, Project, Query
 from training.regions import RegionId
 from training.selection import select
@@ -116,6 +117,15 @@ def _pool_rows(
         if RegionId(image.image_id, region) not in asked
         and np.isfinite(scores.images[image.image_id].score[region])
     ]
+
+
+def scored_names(schema: ClassSchema, scores: PoolScores) -> tuple[str, ...]:
+    """The classes that the scoring model knew, in the order of `presence`.
+
+    Those appended since then have no column, and must not be given that of the undefined class.
+    """
+    widths = {row.presence.shape[1] for row in scores.images.values()} - {0}
+    return schema.names[: max(widths, default=schema.num_outputs) - schema.undefined]
 
 
 def pretick(

@@ -170,7 +170,8 @@ SABOTAGES: tuple[Sabotage, ...] = (
     ),
     Sabotage(
         11, "out of GPU memory, the stage ends at once", "training/memory.py",
-        "            self.size //= 2", "            raise OutOfMemory('The GPU is full.')",
+        "            self.size = smaller(tried)",
+        "            raise RuntimeError('The GPU is full.')",
         ("test_out_of_memory.py::test_a_stage_goes_on_with_half_a_batch",),
     ),
     Sabotage(

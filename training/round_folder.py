@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from training.config import TrainConfig
-from training.errors import CheckpointError, TrainingError
+from training.errors import ConfigError, TrainingError
 from training.files import read_json, write_json
+from training.round_plan import FIRST, LABELS, Part, files_of, first_touched, parts
 from training.snapshot import Snapshot
 from training.versions import FINAL, MANIFEST, STAGE1
 
-LABELS = "pseudo_labels"  # folder of the last stage's targets, where they are kept
+log = logging.getLogger(__name__)
+
 _LOCK, _ROUND = "lock", "round.json"
 
 
@@ -37,23 +40,67 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def claim(partial: Path, data: Snapshot, config: TrainConfig) -> None:
-    """Mark the folder with what is trained in it; CheckpointError if that is something else."""
-    # Where it runs does not change what is trained.
-    same = replace(config, device="auto", threads=1, loader_threads=0, compile=False)
-    wanted = {"snapshot": data.hash, "config": same.to_json()}
+    """Mark the folder with what is trained in it, and drop what of earlier work no longer holds.
+
+    Where the labels or the settings are others than those it was begun with, that is the first part
+    they touch and all after it.
+    """
     path = partial / _ROUND
+    wanted = {
+        "snapshot": data.hash,
+        "labelled": data.labelled_hash,
+        "config": config.anywhere().to_json(),
+    }
     if path.is_file():
-        try:
-            found = read_json(path)
-        except ValueError:
-            found = None
-        if found != wanted:
-            raise CheckpointError(
-                f"{partial} was begun with another snapshot or config.",
-                hint="Call with resume=False to start over, or choose another output folder.",
-            )
-        return
+        found = _read(path)
+        if found == wanted:
+            return
+        before = _config(found)
+        first = FIRST
+        if before is not None and _same_labels(found, wanted):
+            touched = first_touched(before, config)
+            first = Part(config.stages + 1, False) if touched is None else touched
+        _keep(partial, first, (before or config).stages, config.stages)
     write_json(path, wanted)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(path))
+    except (ValueError, TypeError) as error:
+        log.warning("%s is damaged: %s", path, error)
+        return {}
+
+
+def _config(record: Mapping[str, Any]) -> TrainConfig | None:
+    """The config that the work was begun with; None if it cannot be told."""
+    try:
+        return TrainConfig.of_weights(record["config"])
+    except (KeyError, TypeError, AttributeError, ConfigError):
+        return None
+
+
+def _same_labels(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """The first release recorded the whole snapshot only."""
+    key = "labelled" if "labelled" in found else "snapshot"
+    return bool(found.get(key) == wanted[key])
+
+
+def _keep(partial: Path, first: Part, stages_before: int, stages: int) -> None:
+    """Keep the parts before `first`, under the names they have in a round of `stages`."""
+    whole = [part for part in parts(min(stages_before, stages)) if part < first]
+    kept = [(files_of(part, stages_before), files_of(part, stages)) for part in whole]
+    clear(partial, {_LOCK, _ROUND, *(name for old, _ in kept for name in old)})
+    for old, new in kept:
+        for name, target in zip(old, new, strict=True):
+            if name != target and (partial / name).exists():
+                os.rename(partial / name, partial / target)
+    dropped = [str(part) for part in parts(stages) if part >= first]
+    if dropped:
+        log.warning(
+            "Settings or labels have changed since this round was begun. Made anew: %s. Kept: %s.",
+            ", ".join(dropped), ", ".join(map(str, whole)) or "nothing",
+        )  # fmt: skip
 
 
 def finish(partial: Path, out: Path, keep_labels: bool) -> None:
