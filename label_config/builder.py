@@ -285,6 +285,8 @@ def append_to_setup(xml: str, schema: ClassSchema) -> str:
         )
     root = parse(xml, "")
     plan = TEMPLATES[parsed.template]
+    if plan.choice and schema.undefined:
+        _check_free(schema, _undefined_text(parsed.undefined_alias))
     control = _only(root, plan.tag, plan.from_name)
     items = list(control)
     place = 1 + max(i for i, item in enumerate(items) if item.get("alias") == str(have - 1))
