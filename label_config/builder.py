@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from dataclasses import dataclass
 from importlib import resources
 from xml.etree import ElementTree as ET
@@ -270,6 +271,25 @@ def _only(root: ET.Element, tag: str, name: str | None) -> ET.Element:
     return found[0]
 
 
+def with_share(xml: str, smallest_share: float) -> str:
+    """A project's labelling XML with a header that names another smallest share.
+
+    A header with words of somebody's own, and everything else, stays as it is. Raises:
+    LabelConfigError for a share outside 0..1, and as `read`.
+    """
+    template = read(xml).template
+    wanted = header(template, smallest_share)
+    # Of the words " inside " in the header of the template, or what stands for them with a share.
+    before, _, after = map(re.escape, layout(template).header.partition(" inside "))
+    ours = re.compile(rf"{before}( inside | that covers at least \S+ % of ){after}")
+    root = parse(xml, _REINSTALL)
+    for tag in root.iter("Header"):
+        if ours.fullmatch(tag.get("value") or ""):
+            tag.set("value", wanted)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode")
+
+
 def append_to_setup(xml: str, schema: ClassSchema) -> str:
     """A project's labelling XML with the classes of `schema` that it lacks; the rest as it is.
 
@@ -285,6 +305,8 @@ def append_to_setup(xml: str, schema: ClassSchema) -> str:
         )
     root = parse(xml, "")
     plan = TEMPLATES[parsed.template]
+    if plan.choice and schema.undefined:
+        _check_free(schema, _undefined_text(parsed.undefined_alias))
     control = _only(root, plan.tag, plan.from_name)
     items = list(control)
     place = 1 + max(i for i, item in enumerate(items) if item.get("alias") == str(have - 1))

@@ -102,18 +102,21 @@ class ClassSchema:
     ) -> ClassSchema:
         """Schema of these names, with free hotkeys, and distinct colours where none is given.
 
-        `like`: what is not given is as in that schema, if its names are the same: keys and colours
-        of a project stay, however the next project's would be chosen.
+        `like`: what is not given is as in that schema, for classes of the same name: keys and
+        colours of a project stay, however the next project's would be chosen.
         """
         names = tuple(names)
         _check_count(len(names))  # first: there are no more distinct colours than that
         if colors and len(colors) != len(names):
             raise LabelConfigError(f"Got {len(colors)} colours for {len(names)} classes.")
-        colors, keys = colors or [None] * len(names), default_keys(len(names))
-        if like is not None and like.names == names:
-            colors = [c or info.color for c, info in zip(colors, like.classes, strict=True)]
-            keys = tuple(info.hotkey for info in like.classes)
-        rows = zip(names, _completed(colors), keys, strict=True)
+        known = {info.name: info for info in like.classes} if like else {}
+        taken = [info.hotkey for name, info in known.items() if name in names and info.hotkey]
+        free = iter(default_keys(len(names), taken))
+        keys = [known[name].hotkey if name in known else next(free) for name in names]
+        given = colors or [None] * len(names)
+        own = [known[name].color if name in known else None for name in names]
+        filled = _completed([color or kept for color, kept in zip(given, own, strict=True)])
+        rows = zip(names, filled, keys, strict=True)
         return cls(tuple(ClassInfo(*row) for row in rows), undefined)
 
     @classmethod

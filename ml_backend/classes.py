@@ -14,8 +14,10 @@ from PIL import Image as PILImage
 from label_config import ClassInfo, ClassSchema
 from label_config.append import appended
 from label_config.builder import append_to_setup
+from ml_backend.connect import ensure_instructions
 from ml_backend.errors import BackendError, LabelStudioError
 from ml_backend.heldout_masks import VOID
+from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.pool import keep
@@ -90,6 +92,8 @@ def append_classes(
             _record(store, project, schema, setup, names)
         try:
             ls.update_project(project.id, label_config=setup)
+            kept = store.project(project.id) or project
+            ensure_instructions(ls, project.id, project_instructions(settings, store, kept))
         except LabelStudioError as error:
             raise BackendError(
                 f"{', '.join(names)} are classes of project {project.id} now, but Label Studio's "

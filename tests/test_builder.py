@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from test_classes import names
 
 from label_config import TEMPLATES, ClassInfo, ClassSchema, LabelConfigError, build, read
+from label_config.builder import with_share
 
 CAMVID = ClassSchema.load("camvid")
 RECORDED = Path(__file__).parent / "recorded"
@@ -131,6 +132,19 @@ def test_the_header_says_which_shares_are_left_out(template, share, text):
     xml = build(CAMVID, template, smallest_share=share)
     assert ET.fromstring(xml).find(".//Header").get("value") == text
     assert read(xml).schema == CAMVID
+
+
+@pytest.mark.parametrize("template", CHOICES)
+@pytest.mark.parametrize("alias", ["other", "none"])
+def test_another_share_changes_the_header_alone(template, alias):
+    setups = [
+        build(CAMVID, template, undefined_alias=alias, smallest_share=s) for s in (0, 0.2, 0.125)
+    ]
+    for before in setups:
+        for share, after in zip((0, 0.2, 0.125), setups, strict=True):
+            assert with_share(before, share) == after
+    own = setups[0].replace("Tick ", "Kreuze an: ")
+    assert with_share(own, 0.3) == own
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,56 @@ def test_the_setup_is_the_one_of_all_classes(template: str, undefined: bool) -> 
     assert append_to_setup(setup, after) == setup
 
 
+@pytest.mark.parametrize("template", ["region_multiclass", "region_dominant"])
+def test_a_class_beyond_the_keys_brings_the_search_field(template: str) -> None:
+    before = make_schema(*(f"class {i}" for i in range(27)))
+    after = appended(before, ["Tram", "Bus", "Boat"])
+    assert [c.hotkey is None for c in after.classes[27:]] == [False, True, True]
+    setup = append_to_setup(build(before, template), after)
+    assert setup == build(after, template)
+    assert append_to_setup(setup, after) == setup
+
+
+@pytest.mark.parametrize("alias", ["other", "none"])
+def test_the_answer_beside_the_classes_keeps_its_meaning(alias: str) -> None:
+    before = make_schema("Road", "Sky")
+    after = appended(before, ["Tram"])
+    setup = append_to_setup(build(before, undefined_alias=alias), after)
+    assert setup == build(after, undefined_alias=alias)
+    taken = appended(before, ["Something else"])
+    if alias == "other":
+        with pytest.raises(LabelConfigError, match="taken"):
+            append_to_setup(build(before), taken)
+
+
+def test_the_instructions_name_the_new_key(store: Store, tmp_path: Path) -> None:
+    ls = label_studio(store)
+    append(store, tmp_path, ls, "Tram")
+    key = ClassSchema.from_json(row(store).schema_json).classes[-1].hotkey
+    assert f"<kbd>{key}</kbd> Tram" in ls.project(4)["expert_instruction"]
+
+
+def test_the_first_list_without_colours_fits_a_project_of_0_1_with_more_classes(
+    store: Store, tmp_path: Path
+) -> None:
+    """Neither its keys nor its colours are those that a new project would get."""
+    old = ClassSchema.from_json({
+        "classes": [{"name": "Road", "color": "#e61717", "hotkey": "1"},
+                    {"name": "Sky", "color": "#73ff7d", "hotkey": "2"}],
+    })  # fmt: skip
+    store.update_project(4, schema_json=old.to_json(), label_config=build(old))
+    append(store, tmp_path, label_studio(store), "Tram")
+    for names in ('["Road", "Sky"]', '["Road", "Sky", "Tram"]'):
+        listing = tmp_path / "classes.json"
+        listing.write_text(names)
+        project = row(store)
+        request = InitRequest(classes=str(listing), side=project.side_px, method=project.method)
+        _check_unchanged(project, request)
+    listing.write_text('["Sky", "Road"]')
+    with pytest.raises(Conflict, match="another --classes"):
+        _check_unchanged(row(store), request)
+
+
 def test_a_setup_with_changed_texts_keeps_them() -> None:
     before = make_schema("Road", "Sky")
     setup = build(before).replace("Tick every class", "Kreuze jede Klasse an")
@@ -184,11 +235,14 @@ def test_the_undefined_share_is_not_ticked_as_the_new_class(store: Store) -> Non
 def test_init_takes_the_first_list_and_the_longer_one(store: Store, tmp_path: Path) -> None:
     append(store, tmp_path, label_studio(store), "Tram")
     now = row(store)
-    request = InitRequest(classes="", side=now.side_px, method=now.method)
-    _check_unchanged(now, request, make_schema("Road", "Sky"))
-    _check_unchanged(now, request, ClassSchema.from_json(now.schema_json))
+    listing = tmp_path / "classes.json"
+    request = InitRequest(classes=str(listing), side=now.side_px, method=now.method)
+    for schema in (make_schema("Road", "Sky"), ClassSchema.from_json(now.schema_json)):
+        listing.write_text(json.dumps(schema.to_json()))
+        _check_unchanged(now, request)
+    listing.write_text('["Road", "Sky", "Bus"]')
     with pytest.raises(Conflict, match="--classes") as caught:
-        _check_unchanged(now, request, make_schema("Road", "Sky", "Bus"))
+        _check_unchanged(now, request)
     assert "pixbal classes append" in caught.value.hint
 
 
@@ -206,11 +260,11 @@ def test_held_out_masks_may_hold_the_new_class(store: Store, tmp_path: Path) -> 
 def test_the_commands(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIXBAL_HOME", str(tmp_path))
     ls = label_studio(store)
-    monkeypatch.setattr("ml_backend.label_studio.LabelStudio", lambda *_: ls)
+    monkeypatch.setattr("ml_backend.label_studio.LabelStudio.of", lambda _: ls)
     done = CliRunner().invoke(main, ["classes", "append", "Tram, Car", "--color", "#112233",
                                      "--color", "#445566"])  # fmt: skip
     assert done.exit_code == 0, done.output
-    assert "appended Tram: key 3, colour #112233" in done.output
+    assert "appended Tram: key d, colour #112233" in done.output
     listed = CliRunner().invoke(main, ["classes", "list"]).output.splitlines()
     assert [line.split()[3] for line in listed] == ["Road", "Sky", "Tram", "Car"]
     assert "appended 20" in listed[3]

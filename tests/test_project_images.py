@@ -338,7 +338,7 @@ def shell(site: Site, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PIXBAL_HOME", str(site.home))
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "0" * 40)
-    monkeypatch.setattr("ml_backend.label_studio.LabelStudio", lambda *_: site.ls)
+    monkeypatch.setattr("ml_backend.label_studio.LabelStudio.of", lambda _: site.ls)
 
     def run(*words: object) -> str:
         result = CliRunner().invoke(main, [str(word) for word in words])

@@ -18,6 +18,7 @@ from ml_backend.runtime import Runtime
 from ml_backend.store import Project, Store
 from training.config import PseudoLabelConfig
 from training.dataset import candidate_rows
+from training.one_image import OneImage
 from training.pseudo_label_files import pseudo_labels
 from training.regions import RegionId, RegionMap
 from training.rounds import run_round
@@ -141,9 +142,9 @@ def test_a_round_learns_from_classes_with_something_else(tmp_path: Path, spreads
     assert (version.num_outputs, version.undefined) == (3, True)
     assert version.metrics["labelled_regions"] == 4
     # Every pixel of the answered regions got one of the labels its region may have.
-    model = load_model(version, which="stage1")
+    one = OneImage(load_model(version, which="stage1"))
     (item,) = snapshot.items
-    labels, inside = pseudo_labels(model, snapshot, item, pseudo)
+    labels, inside = pseudo_labels(one, snapshot, item, pseudo)
     ids = resize_nearest(RegionMap.load(item.regions).ids, labels.shape)
     assert set(ids[inside].tolist()) == {0, 1, 2, 3}
     for region, classes in item.labels.items():
