@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
 from backend_helpers import (
     IMAGE_ID,
     make_image,
@@ -38,6 +40,8 @@ from ml_backend.cli import main
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.heldout import read_heldout
 from ml_backend.init import InitRequest, _check_unchanged
+from ml_backend.label_studio import LabelStudio
+from ml_backend.processes import LabelStudioServer
 from ml_backend.push import _rescore_open
 from ml_backend.queries import plan_queries, scored_names
 from ml_backend.store import Project, Store
@@ -263,3 +267,39 @@ def test_the_commands(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [line.split()[3] for line in listed] == ["Road", "Sky", "Tram", "Car"]
     assert "appended 20" in listed[3]
     assert CliRunner().invoke(main, ["classes", "append", "Road"]).exit_code == 1
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_label_studio_takes_a_class_while_answers_exist(
+    label_studio: LabelStudioServer, tmp_path: Path
+) -> None:
+    """A real one refuses setups that answers no longer fit; it takes a longer list."""
+    ls = LabelStudio(label_studio.url, label_studio.token)
+    first = make_project(schema=make_schema("Road", "Sky"))
+    number = ls.create_project("appended classes", first.label_config)
+    (task,) = ls.import_tasks(number, [{"data": {"crop": "/c.jpg", "locator": "/l.jpg"}}])
+
+    def answer(alias: str) -> None:
+        result = {"from_name": "classes", "to_name": "region", "type": "choices",
+                  "value": {"choices": [alias]}}  # fmt: skip
+        requests.post(
+            f"{label_studio.url}/api/tasks/{task}/annotations/",
+            json={"result": [result]},
+            headers={"Authorization": f"Token {label_studio.token}"},
+            timeout=60,
+        ).raise_for_status()
+
+    answer("1")
+    store = make_store(tmp_path, replace(first, id=number))
+    project = store.project(number)
+    assert project is not None
+    append_classes(make_settings(tmp_path), store, ls, project, ["Tram"])
+    config = str(ls.project(number)["label_config"])
+    assert read(config).schema.names == ("Road", "Sky", "Tram")
+    answer("2")
+    schema = ClassSchema.from_json((store.project(number) or project).schema_json)
+    found = [read_answer(a["result"], schema).classes for a in ls.annotations(task)]
+    assert sorted(found) == [("Sky",), ("Tram",)]
+    ls.delete_project(number)
+    ls.close()
