@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -171,9 +172,11 @@ def _renew(
     query: Query, project: Project, names: Sequence[str], version: str, scores: PoolScores
 ) -> Query:
     row = scores.images[query.image_id]
+    score = float(row.score[query.region_index])
     return replace(
         query,
-        score=float(row.score[query.region_index]),
+        # A region that vanishes at the network's size was drawn at random before the first version.
+        score=score if math.isfinite(score) else query.score,
         expected_clicks=float(row.expected_clicks[query.region_index]),
         preticks=pretick(row.presence[query.region_index], names, project.smallest_share)
         if project.preticks != "never"

@@ -13,7 +13,7 @@ from typing import Any
 
 from training.config import TrainConfig
 from training.errors import ConfigError, TrainingError
-from training.files import read_json, write_json
+from training.files import file_sha256, read_json, write_json
 from training.round_plan import FIRST, LABELS, Part, files_of, first_touched, parts
 from training.snapshot import Snapshot
 from training.versions import FINAL, MANIFEST, STAGE1
@@ -46,18 +46,19 @@ def claim(partial: Path, data: Snapshot, config: TrainConfig) -> None:
     they touch and all after it.
     """
     path = partial / _ROUND
+    found = _read(path) if path.is_file() else None
     wanted = {
         "snapshot": data.hash,
         "labelled": data.labelled_hash,
         "config": config.anywhere().to_json(),
+        "weights": _pretrained(config, found or {}),
     }
-    if path.is_file():
-        found = _read(path)
-        if found == wanted:
-            return
+    if found == wanted:
+        return
+    if found is not None:
         before = _config(found)
         first = FIRST
-        if before is not None and _same_labels(found, wanted):
+        if before is not None and _same_start(found, wanted):
             touched = first_touched(before, config)
             first = Part(config.stages + 1, False) if touched is None else touched
         _keep(partial, first, (before or config).stages, config.stages)
@@ -80,10 +81,30 @@ def _config(record: Mapping[str, Any]) -> TrainConfig | None:
         return None
 
 
-def _same_labels(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """The first release recorded the whole snapshot only."""
-    key = "labelled" if "labelled" in found else "snapshot"
-    return bool(found.get(key) == wanted[key])
+def _pretrained(config: TrainConfig, found: Mapping[str, Any]) -> str | None:
+    """Hash of the file of pretrained weights, whose name does not say what is in it.
+
+    Of one that is gone, the recorded one: what was made from it stands.
+    """
+    file = Path(config.model.weights)
+    return file_sha256(file) if file.is_file() else found.get("weights")
+
+
+def _same_start(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Equal labels and pretrained weights. The first release recorded the whole snapshot only."""
+    labels = "labelled" if "labelled" in found else "snapshot"
+    unknown = found.get("weights") is None
+    return bool(
+        found.get(labels) == wanted[labels] and (unknown or found["weights"] == wanted["weights"])
+    )
+
+
+def drop_after(partial: Path, done: Part, stages: int) -> None:
+    """Drop what was made after a part, and so from it, because that is made anew."""
+    for part in parts(stages):
+        if part > done:
+            for name in reversed(files_of(part, stages)):  # the record first
+                _remove(partial / name)
 
 
 def _keep(partial: Path, first: Part, stages_before: int, stages: int) -> None:
@@ -115,9 +136,12 @@ def finish(partial: Path, out: Path, keep_labels: bool) -> None:
 def clear(folder: Path, keep: set[str] | None = None) -> None:
     """Remove everything but `keep`; by default all but the lock."""
     for path in folder.iterdir():
-        if path.name in (keep or {_LOCK}):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name not in (keep or {_LOCK}):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -36,8 +36,8 @@ from training.model import SegmentationModel, build
 from training.predict import evaluate
 from training.pretrained import load_pretrained
 from training.pseudo_label_files import write_pseudo_labels
-from training.round_folder import claim, clear, finish, locked
-from training.round_plan import labels_name, weights_name
+from training.round_folder import claim, clear, drop_after, finish, locked
+from training.round_plan import Part, labels_name, weights_name
 from training.snapshot import Snapshot
 from training.versions import FINAL, MANIFEST, STAGE1, Version, version_manifest
 
@@ -169,6 +169,8 @@ class _Round:
             model.load_state_dict(read_tensors(self._weights(number), digest))
         except (CheckpointError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             log.warning("The weights of stage%s are damaged, training it again: %s", number, error)
+            # On a GPU they will not be quite the same: labels made with the old ones would not fit.
+            drop_after(self.folder, Part(number, True), self.config.stages)
             return None
         return placed(model, self._device).eval()
 
