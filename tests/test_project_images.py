@@ -186,6 +186,16 @@ def test_an_image_added_again_is_back_with_its_answers(site: Site) -> None:
     assert len([q for q in site.plan() if q.image_id == gone]) == 5
 
 
+def test_what_an_image_is_asked_by_survives_its_absence(site: Site) -> None:
+    """Another cut of the same picture must not take the place of the one its answers name."""
+    gone = site.ids()[0]
+    site.remove(gone)
+    before = site.store.images(4, status="removed")
+    other = replace(before[0], regions_hash="another", region_count=99, status="ready")
+    assert site.store.add_images([other]) == 0
+    assert site.store.images(4, status="removed") == before
+
+
 def test_init_again_does_not_bring_a_removed_image_back(site: Site) -> None:
     from ml_backend.pool import Cut, import_images
     from ml_backend.sources import list_sources
@@ -338,7 +348,7 @@ def shell(site: Site, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PIXBAL_HOME", str(site.home))
     monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "0" * 40)
-    monkeypatch.setattr("ml_backend.label_studio.LabelStudio.of", lambda _: site.ls)
+    monkeypatch.setattr("ml_backend.label_studio.LabelStudio.of", lambda *_: site.ls)
 
     def run(*words: object) -> str:
         result = CliRunner().invoke(main, [str(word) for word in words])
