@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from label_config import ClassSchema, build
+from label_config.builder import with_share
+from ml_backend.connect import ensure_instructions
 from ml_backend.errors import Conflict, NotFound
 from ml_backend.ingest import REGION_TEMPLATES
+from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
 from ml_backend.project_settings import CheckModel, changes_in_words, wanted_changes
 from ml_backend.settings import Settings
@@ -42,11 +45,15 @@ def change_project(
         project, store.projects(), wanted,
         config=config, overrides=overrides, check_model=check_model,
     )  # fmt: skip
-    shown = _shown_in_label_studio(settings, store, project, changes)
+    shown = _shown_in_label_studio(project, changes)
     if shown:
-        label_studio().update_project(project.id, **shown)
-    if "label_config" in shown:
-        changes["label_config"] = shown["label_config"]
+        ls = label_studio()
+        ls.update_project(project.id, **shown)
+        if "label_config" in shown:
+            changes["label_config"] = shown["label_config"]
+            after = replace(project, **changes)
+            text = project_instructions(settings, store, after)
+            ensure_instructions(ls, project.id, text)
     if changes:
         store.update_project(project.id, **changes)
     return changes_in_words(project, changes)
@@ -70,21 +77,12 @@ def region_project(store: Store, project_id: int) -> Project:
     return project
 
 
-def _shown_in_label_studio(
-    settings: Settings, store: Store, project: Project, changes: Mapping[str, Any]
-) -> dict[str, Any]:
+def _shown_in_label_studio(project: Project, changes: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of Label Studio's project that the changes touch."""
     shown: dict[str, Any] = {}
     if "title" in changes:
         shown["title"] = changes["title"]
     if "smallest_share" in changes:
-        shown |= _texts(settings, store, project, float(changes["smallest_share"]))
+        share = float(changes["smallest_share"])
+        shown["label_config"] = with_share(project.label_config, share)
     return shown
-
-
-def _texts(
-    settings: Settings, store: Store, project: Project, smallest_share: float
-) -> dict[str, Any]:
-    """The header over the questions, with another smallest share."""
-    schema = ClassSchema.from_json(project.schema_json)
-    return {"label_config": build(schema, project.template)}

@@ -7,8 +7,11 @@ from typing import Any
 
 import click
 
+from label_config import LabelConfigError
 from ml_backend import (
     cli_backup,
+    cli_classes,
+    cli_images,
     cli_project,
     cli_serve,
     cli_settings,
@@ -16,6 +19,10 @@ from ml_backend import (
     cli_tools,
 )
 from ml_backend.errors import BackendError
+from training.errors import TrainingError
+
+# Their text says what to do, or there is nothing more to say; a traceback helps nobody there.
+FOR_PEOPLE = (BackendError, LabelConfigError, TrainingError)
 
 
 class _Group(click.Group):
@@ -30,7 +37,7 @@ class _Group(click.Group):
             if ctx.params.get("debug"):
                 raise
             hint = getattr(error, "hint", "")
-            known = isinstance(error, BackendError) or bool(hint)
+            known = isinstance(error, FOR_PEOPLE) or bool(hint)
             message = getattr(error, "message", None) or str(error) or type(error).__name__
             if not known:
                 message = f"{type(error).__name__}: {message}"
@@ -50,6 +57,8 @@ def main(debug: bool) -> None:
 
 for command in (
     *cli_backup.COMMANDS,
+    *cli_classes.COMMANDS,
+    *cli_images.COMMANDS,
     *cli_project.COMMANDS,
     *cli_serve.COMMANDS,
     *cli_settings.COMMANDS,

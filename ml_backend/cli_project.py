@@ -63,19 +63,26 @@ def _parse_per_image(context: click.Context, option: click.Parameter, value: str
     help="Most questions about one image in a batch; 0: no limit.",
 )  # fmt: skip
 @click.option(
+    "--smallest-share", default=0.2, show_default=True, type=click.FloatRange(0, 1),
+    help="Annotators leave out classes under this share of a region; 0: every class counts.",
+)  # fmt: skip
+@click.option(
     "--push/--no-push", default=True, show_default=True, help="Push the first questions now."
 )
 def init(**options: Any) -> None:
     """Create or adopt a Label Studio project, import images, connect, push the first questions."""
     from rich.progress import Progress
 
-    from ml_backend.init import InitRequest, initialise
+    from ml_backend.init import InitRequest, initialise, method_warning
 
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     given = {name for name in options if context.get_parameter_source(name) is not default}
     settings, store, ls = cli_common.open_all()
     request = InitRequest(**options, given=frozenset(given))
+    # Before the import, so that it can be stopped; the report says it again.
+    for line in method_warning(request):
+        click.echo(line, err=True)
     with Progress(transient=True) as bar:
         task = bar.add_task("Reading images and cutting them into regions", total=None)
         report = initialise(
@@ -91,14 +98,17 @@ def init(**options: Any) -> None:
 
 @click.command(epilog="Example: pixbal masks --project 7")
 @click.option("--project", type=int, required=True, help="Label Studio project of whole images.")
-@click.option("--region-project", type=int, help="Its classes; by default the only one there is.")
+@click.option(
+    "--region-project",
+    type=int,
+    help="Whose model draws them; kept until another is named, at first the only one there is.",
+)
 def masks(project: int, region_project: int | None) -> None:
     """Show predicted masks in an image project with brush or polygon labels."""
     from ml_backend.masks import show_masks
 
     settings, store, ls = cli_common.open_all()
-    region_id = cli_common.only_project(store, region_project)
-    for line in show_masks(settings, store, ls, project, region_id).lines():
+    for line in show_masks(settings, store, ls, project, region_project).lines():
         click.echo(line)
 
 
@@ -120,12 +130,17 @@ def push(project: int | None) -> None:
 def train(project: int | None) -> None:
     """Ask the worker to train on the labels there are, without waiting for the batch."""
     from ml_backend.asking import TRAIN, ask
+    from ml_backend.liveness import look_at_workers
+    from ml_backend.words import NO_WORKER
 
-    _, store, _ = cli_common.open_all()
+    settings, store, _ = cli_common.open_all()
     project_id = cli_common.only_project(store, project)
     cli_common.refuse_idle(store, project_id)
     ask(store, project_id, TRAIN)
-    click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")
+    if any(worker.alive for worker in look_at_workers(settings, store)):
+        click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")
+    else:
+        click.echo(f"asked, but {NO_WORKER}")
 
 
 @click.command(epilog="Example: pixbal status --json")
@@ -137,13 +152,16 @@ def status(project: int | None, everything: bool, as_json: bool) -> None:
     from rich.console import Console
 
     from ml_backend.ingest import REGION_TEMPLATES
+    from ml_backend.liveness import look_at_workers
     from ml_backend.status import project_status, status_tables
+    from ml_backend.words import NO_WORKER
 
     settings, store, _ = cli_common.open_all()
     regions = [p for p in store.projects() if p.template in REGION_TEMPLATES]
     shown = [p.id for p in regions if everything or p.state != "archived"]
     wanted = [cli_common.only_project(store, project)] if project else shown
-    found = [project_status(settings, store, project_id) for project_id in wanted]
+    workers = look_at_workers(settings, store)
+    found = [project_status(settings, store, project_id, workers) for project_id in wanted]
     if as_json:
         cli_common.echo_json(found)
         return
@@ -155,6 +173,11 @@ def status(project: int | None, everything: bool, as_json: bool) -> None:
     elif not found:
         click.echo("no project yet; make one with `pixbal init --images ... --classes ...`")
     console = Console()
+    for worker in workers:
+        sign = "alive" if worker.alive else "no sign of it: see `pixbal doctor`"
+        console.print(f"worker {worker.id}: {sign}", markup=False, highlight=False)
+    if not any(worker.alive for worker in workers):
+        console.print(NO_WORKER)
     for item in found:
         for table in status_tables(item):
             console.print(table)
@@ -179,7 +202,7 @@ def reconcile(project: int | None) -> None:
 
 @click.command(epilog="Example: pixbal export --out model/")
 @project_option
-@click.option("--version", "name", help="Version name; the newest by default.")
+@click.option("--version", "name", help="Version name; the one in use by default.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--masks/--no-masks", default=False, help="Also write a mask of every pool image.")
 def export(project: int | None, name: str | None, out: Path, masks: bool) -> None:

@@ -16,7 +16,9 @@ from training.atomic import write_atomically
 def export_version(
     store: Store, project_id: int, name: str | None, out: Path, *, masks: bool = False
 ) -> int:
-    """Copy a version folder to `out`; `masks` adds `masks/<image>.png` (index values).
+    """Copy a version folder to `out`: the one in use where `name` is None.
+
+    `masks` adds `masks/<image>.png`: 8 bits, the index of the class, 255 (VOID) for something else.
 
     Returns:
         Files written.
@@ -24,7 +26,8 @@ def export_version(
     Raises:
         NotFound: no such version. Conflict: `out` is there and not empty.
     """
-    versions = store.versions(project_id)
+    versions, project = store.versions(project_id), store.project(project_id)
+    name = name or (project.current_version if project else None)
     found = [v for v in versions if name is None or v.name == name]
     if not found:
         raise NotFound(
@@ -48,7 +51,7 @@ def mask_name(image: Image) -> str:
 def _write_masks(store: Store, project_id: int, version_dir: Path, out: Path) -> int:
     from PIL import Image as PILImage
 
-    from training.images import read_image
+    from training.images import ACCEPTED_PIXELS, read_image
     from training.predict import predict_mask
     from training.versions import Version, load_model
 
@@ -57,7 +60,7 @@ def _write_masks(store: Store, project_id: int, version_dir: Path, out: Path) ->
     folder.mkdir()
     images = store.images(project_id, split="pool", status="ready")
     for image in images:
-        mask = predict_mask(model, read_image(Path(image.path)))
+        mask = predict_mask(model, read_image(Path(image.path), ACCEPTED_PIXELS))
         PILImage.fromarray(mask).save(folder / mask_name(image))
     return len(images)
 

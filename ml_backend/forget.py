@@ -7,19 +7,21 @@ forgotten, and the same command again ends it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from ml_backend.errors import BackendError, Conflict, LabelStudioError, NotFound
 from ml_backend.label_studio import LabelStudio
-from ml_backend.leases import holding, project_lease, push_lease, worker_lease
+from ml_backend.leases import holding, project_lease, push_lease
+from ml_backend.liveness import WorkerSign, look_at_workers
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.project_states import ENDED
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
+from ml_backend.store.rows import utc_now
 from ml_backend.trouble import FORGETTING, note_trouble
 
 FOLDERS = ("snapshots", "versions", "scores", "media")
@@ -117,13 +119,15 @@ def forget(
     project_id: int,
     title: str,
     *,
-    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    alive: Callable[[], bool] | None = None,
+    now: Callable[[], datetime] = utc_now,
 ) -> list[str]:
     """Forget a project; what was done, for people.
 
     Args:
         label_studio: makes a client; a server that refuses or is away does not stop this.
         title: the project's title, as a person has typed it.
+        alive: whether a worker lives; by default the leases are looked at, for some seconds.
 
     Raises:
         NotFound: no such project. BackendError: the title is another one, or a file cannot be
@@ -136,7 +140,7 @@ def forget(
             "so nothing was forgotten",
             hint=f"Type it as it is: {project.title}",
         )
-    works = _somebody_works(settings, store, now())
+    works = alive() if alive is not None else somebody_lives(look_at_workers(settings, store))
     _check_no_round(store, project_id, works)
     with ExitStack() as stack:
         # An import takes a file that is there for granted, of whichever project.
@@ -161,15 +165,9 @@ def forget(
     ]
 
 
-def _somebody_works(settings: Settings, store: Store, now: datetime) -> bool:
-    """Whether a worker gave a sign of life lately; their clocks may differ by half a minute."""
-    prefix, limit_s = worker_lease(""), settings.lease_s + 30.0
-    return any(
-        lease.name.startswith(prefix)
-        and lease.holder is not None
-        and (now - lease.renewed_at).total_seconds() <= limit_s
-        for lease in store.leases()
-    )
+def somebody_lives(workers: Iterable[WorkerSign]) -> bool:
+    """Whether one of the workers that somebody looked at lives."""
+    return any(worker.alive for worker in workers)
 
 
 def _check_no_round(store: Store, project_id: int, works: bool) -> None:

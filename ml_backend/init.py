@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from label_config import ClassSchema, LabelConfigError, build
-from ml_backend.connect import connect
+from label_config.classes import presets
+from label_config.colors import close_pairs
+from ml_backend.connect import connect, ensure_instructions
 from ml_backend.errors import BackendError, Conflict
-from ml_backend.from_project import sources_of_project
+from ml_backend.gather import gather
 from ml_backend.init_checks import check_new, given, kept_settings, known_project
+from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.masks import show_masks
-from ml_backend.pool import Cut, ImportReport, Source, import_images, list_heldout, list_sources
+from ml_backend.pool import Cut, ImportReport, import_images, import_lines
 from ml_backend.predictions import NO_MODEL
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
+from ml_backend.sources import Found, Source, printable
 from ml_backend.store import Project, Store
 from ml_backend.train_settings import train_config
 from training.errors import TrainingError
 from training.images import read_image
 from training.model_check import check_model
+from training.seeds import NO_SEEDS, REPAIR_OPENCV, has_seeds
 from training.superpixels import default_method
+
+SHOWN_PAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class InitRequest:
     seed: int = 0
     preticks: str = "auto"
     per_image: int | None = None
+    smallest_share: float = 0.2
     push: bool = True
     # The fields that somebody gave, though they may equal a default; None: those that differ.
     given: frozenset[str] | None = None
@@ -65,21 +74,32 @@ class InitReport:
     open_questions: int = field(default=0)
     masks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    asked_to_push: bool = True
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
         found = [
+            *self.warnings,
             f"project {self.project.id}: {'created' if self.created else 'unchanged'}",
-            f"images: {self.images.added} added, {self.images.known} known, "
-            f"{len(self.images.unreadable)} refused; {self.images.regions} new regions",
-            *(f"  refused {name}: {reason}" for name, reason in self.images.unreadable),
+            *import_lines(self.images),
             *(f"{what}: {how}" for what, how in self.connected),
-            f"questions: {self.pushed} pushed, {self.open_questions} open",
+            self._questions(),
             *self.masks,
             *self.notes,
             f'Open {self.url} and press "Label All Tasks".',
         ]
         return found
+
+    def _questions(self) -> str:
+        """What was pushed, or why nothing was."""
+        if self.pushed:
+            return f"questions: {self.pushed} pushed, {self.open_questions} open"
+        if self.open_questions:
+            return f"questions: {self.open_questions} are open already, so none was pushed now"
+        if not self.asked_to_push:
+            return "questions: none pushed, as --no-push asks; `pixbal push` pushes them"
+        return "questions: none pushed and none open; see `pixbal status`"
 
 
 def initialise(
@@ -102,42 +122,69 @@ def initialise(
     if known is None:
         check_new(request, check_model)
         if request.project is not None:
-            _check_adoptable(ls, request.project, build(schema, request.template))
+            _check_adoptable(ls, request.project, _label_config(request, schema))
     else:
-        _check_unchanged(known, request, schema)
+        _check_unchanged(known, request)
         notes += kept_settings(known, request)
-    sources = _sources(settings, ls, request, schema)
-    _check_readable(sources, settings.max_pixels)
+    found = _gather(settings, store, ls, request, schema, known)
+    _check_readable(found.sources, settings.max_pixels)
     project, created = (
         (_make_project(store, ls, request, schema), True) if known is None else (known, False)
     )
     with file_lock(project_lock(settings.home, project.id), what=f"import into {project.id}"):
         cut = Cut(settings.home, project.method, project.side_px, settings.max_pixels)
-        images = import_images(store, project, sources, cut, progress=progress)
+        images = import_images(store, project, found.sources, cut, progress=progress)
+        # Earlier releases kept a second copy of what they had fetched.
+        shutil.rmtree(settings.home / "incoming", ignore_errors=True)
     if not store.images(project.id, split="pool", status="ready"):
         raise BackendError(
-            f"none of the {len(sources)} images can be used",
+            f"none of the {len(found.sources)} images can be used",
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
         )
     current = project.model_version or NO_MODEL
-    connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+    connected = connect(ls, settings, project.id, project.label_config, current)
+    if created and request.project is None:
+        # It was made with the project itself, just now.
+        connected = [
+            (what, "created" if what == "label config" else how) for what, how in connected
+        ]
+    text = project_instructions(settings, store, project)
+    connected.insert(1, ("instructions", ensure_instructions(ls, project.id, text)))
     if project.state == "importing":  # until here the worker leaves it alone
         store.update_project(project.id, state="active")
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
     if pushed:
         # The order of the queue hangs on it, and it needs a prediction to exist.
         again = connect(ls, settings, project.id, project.label_config, current)
-        connected = (*connected[:-1], again[-1])  # the model version, which is set last
+        connected[-1] = again[-1]  # the model version, which is set last
     return InitReport(
         project=project,
-        url=f"{settings.label_studio_url}/projects/{project.id}/data",
+        url=settings.project_page(project.id),
         created=created,
-        images=images,
-        connected=connected,
+        images=replace(images, notes=(*found.notes, *images.notes)),
+        connected=tuple(connected),
         pushed=pushed,
         open_questions=len(store.queries(project.id, status="open")),
         masks=_masks(settings, store, ls, project.id, request.from_project),
         notes=notes,
+        warnings=(
+            *(method_warning(request) if created else ()),
+            *color_warnings(request.classes, ClassSchema.from_json(project.schema_json)),
+        ),
+        asked_to_push=request.push,
+    )
+
+
+def method_warning(request: InitRequest) -> tuple[str, ...]:
+    """What to say before a new project is cut by another method than the default one.
+
+    It keeps its method for good, and the package that takes SEEDS away is installed unasked.
+    """
+    if request.method is not None or has_seeds():
+        return ()
+    return (
+        f"WARNING: {NO_SEEDS} A new project is cut by SLIC instead, for good.",
+        f"         {REPAIR_OPENCV} To have SLIC all the same without this warning: --method slic.",
     )
 
 
@@ -147,27 +194,61 @@ def _masks(
     """Show masks in the project that the images came from, if its setup has a place for them."""
     if source is None:
         return ()
+    shown = store.project(source)
+    if shown is not None and shown.region_project not in (None, region_project):
+        command = f"pixbal masks --project {source} --region-project {region_project}"
+        return (
+            f"masks in project {source} stay those of project {shown.region_project}; `{command}` "
+            "changes that",
+        )
     try:
         return tuple(show_masks(settings, store, ls, source, region_project).lines())
     except (BackendError, LabelConfigError) as error:
         return (f"masks are not shown in project {source}: {error}",)
 
 
-def _sources(
-    settings: Settings, ls: LabelStudio, request: InitRequest, schema: ClassSchema
-) -> list[Source]:
-    sources = [source for spec in request.images for source in list_sources(spec)]
-    if request.from_project is not None:
-        sources += sources_of_project(settings, ls, request.from_project)
-    if request.heldout is not None:
-        sources += list_heldout(request.heldout, len(schema.names))
-    return sources
+def _gather(
+    settings: Settings,
+    store: Store,
+    ls: LabelStudio,
+    request: InitRequest,
+    schema: ClassSchema,
+    row: Project | None,
+) -> Found:
+    return gather(
+        settings,
+        ls,
+        schema if row is None else ClassSchema.from_json(row.schema_json),
+        images=request.images,
+        from_project=request.from_project,
+        heldout=request.heldout,
+        stored=() if row is None else store.images(row.id),
+    )
+
+
+def color_warnings(classes: str, schema: ClassSchema) -> tuple[str, ...]:
+    """Colours given by hand that look alike; those of a preset are its data set's own."""
+    if classes in presets():
+        return ()
+    pairs = close_pairs(schema)
+    color = {info.name: info.color for info in schema.classes}
+    named = [
+        f"{one!r} and {two!r} ({color[one]}, {color[two]})" for one, two, _ in pairs[:SHOWN_PAIRS]
+    ]
+    if not pairs:
+        return ()
+    more = f" and {len(pairs) - len(named)} more" if len(pairs) > len(named) else ""
+    return (
+        f"warning: classes whose colours look alike: {'; '.join(named)}{more}. A project keeps its "
+        "colours: for other ones change them in the class list (or leave them out, and distinct "
+        "ones are filled in) and make a project of another --title.",
+    )
 
 
 def _make_project(
     store: Store, ls: LabelStudio, request: InitRequest, schema: ClassSchema
 ) -> Project:
-    label_config = build(schema, request.template)
+    label_config = _label_config(request, schema)
     project_id = request.project
     if project_id is None:
         project_id = ls.create_project(request.title, label_config)
@@ -185,6 +266,7 @@ def _make_project(
         budget_clicks=request.budget,
         train_every=request.train_every,
         preticks=request.preticks,
+        smallest_share=request.smallest_share,
         train_config=train_config(request.config, request.overrides, request.seed).to_json(),
         acquisition="pixbal",
         model_version=None,
@@ -198,6 +280,10 @@ def _make_project(
     return row
 
 
+def _label_config(request: InitRequest, schema: ClassSchema) -> str:
+    return build(schema, request.template, smallest_share=request.smallest_share)
+
+
 def _per_image(request: InitRequest) -> int | None:
     """The paper's experiments had no limit; where somebody gives one, it is theirs."""
     if request.config.startswith("paper") and "per_image" not in given(request):
@@ -205,16 +291,17 @@ def _per_image(request: InitRequest) -> int | None:
     return request.per_image
 
 
-def _check_readable(sources: list[Source], max_pixels: int) -> None:
+def _check_readable(sources: Sequence[Source], max_pixels: int) -> None:
     """Where no image of the pool can be read, no project is made for them."""
     refused: list[str] = []
     for source in sources:
         if source.split != "pool":
             continue
         try:
-            read_image(source.path, max_pixels=max_pixels)
-        except (TrainingError, OSError) as error:
-            refused.append(f"{source.name}: {error}")
+            path = source.path if source.load is None else source.load()
+            read_image(path, max_pixels=max_pixels)
+        except (BackendError, TrainingError, OSError) as error:
+            refused.append(f"{printable(source.name)}: {error}")
         else:
             return
     if refused:
@@ -223,10 +310,15 @@ def _check_readable(sources: list[Source], max_pixels: int) -> None:
         )
 
 
-def _check_unchanged(row: Project, request: InitRequest, schema: ClassSchema) -> None:
-    """Regions and classes of a project are fixed: labels would lose their meaning."""
+def _check_unchanged(row: Project, request: InitRequest) -> None:
+    """Regions and classes of a project are fixed: labels would lose their meaning.
+
+    Keys and colours that the class list leaves open are the project's, not those of a new one.
+    """
+    stored = ClassSchema.from_json(row.schema_json)
+    classes = ClassSchema.load(request.classes, like=stored)
     fixed: Mapping[str, tuple[Any, Any]] = {
-        "classes": (schema.to_json(), row.schema_json),
+        "classes": (first_classes(classes, row), first_classes(stored, row)),
         "template": (request.template, row.template),
         "side": (request.side, row.side_px),
         "method": (request.method or row.method, row.method),
@@ -238,8 +330,15 @@ def _check_unchanged(row: Project, request: InitRequest, schema: ClassSchema) ->
             raise Conflict(
                 f"project {row.id} ({row.title!r}) was made with another {option}"
                 + ("" if option == "--classes" else f": {stored!r}, now asked for {asked!r}"),
-                hint="Keep it, or make a second project with another --title.",
+                hint="Keep it, or make a second project with another --title."
+                + (" Classes are added by `pixbal classes append`." * (option == "--classes")),
             )
+
+
+def first_classes(schema: ClassSchema, row: Project) -> dict[str, Any]:
+    """A class list without those appended to the project: it may be given with or without them."""
+    kept = tuple(c for c in schema.classes if c.name not in row.classes_added)
+    return replace(schema, classes=kept).to_json() if kept else schema.to_json()
 
 
 def _adopt(ls: LabelStudio, project_id: int, label_config: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from ml_backend.errors import LabelStudioError
 from ml_backend.label_studio import LabelStudio
 from ml_backend.media import picture_urls, write_local_pictures
 from ml_backend.predictions import region_prediction
-from ml_backend.queries import plan_queries, pretick
+from ml_backend.queries import plan_queries, pretick, scored_names
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Query, Store
 from ml_backend.tasks import task_payload
@@ -77,7 +78,7 @@ def _plan(store: Store, project: Project, batch: Batch) -> None:
         store.images(project.id, split="pool", status="ready"),
         {RegionId(q.image_id, q.region_index) for q in queries},
         batch.scores,
-        ClassSchema.from_json(project.schema_json).names,
+        scored_names(ClassSchema.from_json(project.schema_json), batch.scores),
         round_number=batch.round,
         model_version=batch.version,
         budget_clicks=project.budget_clicks - open_clicks,
@@ -145,6 +146,7 @@ def _rescore_open(
     one would come after all others.
     """
     schema = ClassSchema.from_json(project.schema_json)
+    names = scored_names(schema, scores)
     stale = [
         q
         for q in store.queries(project.id, status="open")
@@ -152,7 +154,7 @@ def _rescore_open(
     ]
     for start in range(0, len(stale), PAGE):
         page = stale[start : start + PAGE]
-        renewed = [_renew(q, project, schema, version, scores) for q in page]
+        renewed = [_renew(q, project, names, version, scores) for q in page]
         # An earlier try may have been cut off after Label Studio took the page.
         have = ls.tasks_with_prediction(project.id, [q.task_id for q in page if q.task_id], version)
         ls.import_predictions(
@@ -167,14 +169,16 @@ def _rescore_open(
 
 
 def _renew(
-    query: Query, project: Project, schema: ClassSchema, version: str, scores: PoolScores
+    query: Query, project: Project, names: Sequence[str], version: str, scores: PoolScores
 ) -> Query:
     row = scores.images[query.image_id]
+    score = float(row.score[query.region_index])
     return replace(
         query,
-        score=float(row.score[query.region_index]),
+        # A region that vanishes at the network's size was drawn at random before the first version.
+        score=score if math.isfinite(score) else query.score,
         expected_clicks=float(row.expected_clicks[query.region_index]),
-        preticks=pretick(row.presence[query.region_index], schema.names)
+        preticks=pretick(row.presence[query.region_index], names, project.smallest_share)
         if project.preticks != "never"
         else (),
         model_version=version,

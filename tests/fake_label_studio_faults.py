@@ -29,7 +29,8 @@ class Kind(Enum):
     HALF = "done, and refused with a status all the same"
     TWICE = "done twice, one answer"
     SLOW = "done after some time; no answer if that is longer than the client waits"
-    CALL = "done; somebody else is at work just before"
+    BEFORE = "done; somebody else is at work just before"
+    AFTER = "done; somebody else is at work before the answer comes"
 
 
 @dataclass
@@ -88,7 +89,8 @@ class Faults:
     METHODS = (
         "whoami", "version", "create_project", "project", "update_project", "delete_project",
         "validate_config", "model_versions", "fetch", "import_tasks", "import_predictions", "tasks",
-        "tasks_with_prediction", "annotations", "delete_tasks", "next_task",
+        "tasks_with_prediction", "tasks_with_versions", "predictions", "update_prediction",
+        "annotations", "delete_tasks", "next_task",
         "webhooks", "create_webhook", "update_webhook", "delete_webhook",
         "ml_backends", "create_ml_backend", "update_ml_backend", "delete_ml_backend",
         "local_storages", "create_local_storage",
@@ -120,12 +122,14 @@ class Faults:
             raise httpx.ConnectError("[Errno 111] Connection refused")
         if rule.kind is Kind.RESET:
             raise httpx.ReadError("[Errno 104] Connection reset by peer")
-        if rule.kind is Kind.CALL:
+        if rule.kind is Kind.BEFORE:
             rule.call()
             return do()
         if rule.kind is Kind.SLOW:
             self.sleep(min(rule.seconds, timeout_s))
         answer = do()
+        if rule.kind is Kind.AFTER:
+            rule.call()
         if rule.kind is Kind.TWICE:
             do()
         late = rule.kind is Kind.SLOW and rule.seconds > timeout_s

@@ -15,6 +15,7 @@ from fake_label_studio import FakeLabelStudio, FakeServer
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from ml_backend.liveness import Watch, WorkerSign
 from ml_backend.project_settings import SETTINGS
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
@@ -271,11 +272,12 @@ def test_it_says_what_goes_and_wants_the_title(
     assert client.get(HERE).status_code == 404
 
 
-def test_a_round_that_runs_is_not_forgotten(client: FlaskClient, store: Store) -> None:
-    from ml_backend.leases import worker_lease
-
+def test_a_round_that_runs_is_not_forgotten(
+    client: FlaskClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.update_round(4, 6, state="stage1")
-    store.take_lease(worker_lease("w"), "w@here", None)
+    lives = WorkerSign("w", "w@here", True, 0.0)
+    monkeypatch.setattr(Watch, "look", lambda *_: [lives])
     answer = send(client, "forget", title="Street scenes")
     assert answer.status_code == 409
     assert "round 6 of project 4 is running" in answer.get_data(as_text=True)

@@ -18,7 +18,7 @@ from backend_helpers import (
     make_store,
 )
 from command_line import CommandLine, open_command_line
-from inline_site import InlineSite, open_inline_site
+from queueing_site import InlineSite, open_inline_site
 
 from ml_backend.app import create_app
 from ml_backend.errors import BackendError, Conflict, NotFound
@@ -217,9 +217,9 @@ def site(tmp_path: Path) -> Iterator[InlineSite]:
     yield from open_inline_site(tmp_path)
 
 
-def forget_4(site: InlineSite) -> list[str]:
+def forget_4(site: InlineSite, *, alive: bool = True) -> list[str]:
     settings = site.worker.runtime.settings
-    return forget(settings, site.store, lambda: site.ls, 4, "street 4")
+    return forget(settings, site.store, lambda: site.ls, 4, "street 4", alive=lambda: alive)
 
 
 def test_a_round_that_runs_refuses_and_says_what_to_do(site: InlineSite) -> None:
@@ -249,8 +249,7 @@ def test_a_round_whose_worker_is_gone_does_not_stop_it(site: InlineSite) -> None
     site.store.update_round(4, 1, state="stage1")
     with pytest.raises(Conflict):
         forget_4(site)
-    site.worker.keeper.stop()
-    assert "is forgotten" in forget_4(site)[0]
+    assert "is forgotten" in forget_4(site, alive=False)[0]
 
 
 def test_a_queued_round_goes_with_it_and_the_engine_lives_on(site: InlineSite) -> None:

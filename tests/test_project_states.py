@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from backend_helpers import make_project, make_store
 from command_line import CommandLine, open_command_line
-from inline_site import InlineSite, open_inline_site
+from queueing_site import InlineSite, open_inline_site
 
 from ml_backend import asking, project_states
 from ml_backend.engine import workflow_id

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from training.errors import ConfigError
+from training.errors import ConfigError, UnknownSetting
 
 T = TypeVar("T")
 
@@ -21,7 +21,10 @@ def ensure(holds: bool, name: str, expected: str, got: object) -> None:
 
 
 def parse_dataclass(cls: type[T], values: object, where: str) -> T:
-    """Build `cls` from a mapping of JSON values; ConfigError names unknown and mistyped fields."""
+    """Build `cls` from a mapping of JSON values.
+
+    Raises: ConfigError for a mistyped field, UnknownSetting for one that `cls` does not have.
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"{where} must be an object of settings, got {type(values).__name__}.",
@@ -32,7 +35,18 @@ def parse_dataclass(cls: type[T], values: object, where: str) -> T:
     if unknown:
         raise _unknown(where, str(unknown[0]), hints)
     parsed = {n: _parse(hints[n], v, f"{where}.{n}") for n, v in values.items()}
-    return cls(**parsed)
+    try:
+        return cls(**parsed)
+    except ConfigError as error:
+        group = getattr(cls, "group", None)
+        if group is None:
+            raise
+        # There are several of this kind: only here its own name is known.
+        own = where.rpartition(".")[2]
+        message, hint = (
+            text.replace(f"{group}.", f"{own}.") for text in (error.message, error.hint)
+        )
+        raise ConfigError(message, hint) from None
 
 
 def parse_override(cls: type[Any], values: dict[str, Any], text: str) -> None:
@@ -80,8 +94,8 @@ def _field(kind: Any, part: str, name: str) -> Any:
     return hints[part]
 
 
-def _unknown(where: str, name: str, known: Mapping[str, Any]) -> ConfigError:
-    return ConfigError(
+def _unknown(where: str, name: str, known: Mapping[str, Any]) -> UnknownSetting:
+    return UnknownSetting(
         f"{where} has no setting named {name!r}.", hint=f"Known: {', '.join(known) or 'none'}."
     )
 

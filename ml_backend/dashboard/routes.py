@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, Flask, Response, flash, jsonify, redirect, render_template, request
@@ -26,13 +26,15 @@ from ml_backend.dashboard.guard import (
     wants_page,
 )
 from ml_backend.dashboard.ledger import Ledger
-from ml_backend.dashboard.surroundings import LabelStudioSign, Sign, worker_sign
+from ml_backend.dashboard.surroundings import LabelStudioSign, worker_sign
 from ml_backend.errors import NotFound, Unauthorised
 from ml_backend.ingest import REGION_TEMPLATES
+from ml_backend.liveness import Watch, WorkerSign
 from ml_backend.project_states import why_nothing_is_asked
 from ml_backend.services import Services
 from ml_backend.status import project_status
 from ml_backend.store import Project
+from ml_backend.words import NO_WORKER, waits_for
 
 pages = Blueprint(
     "dashboard",
@@ -53,7 +55,12 @@ OVERVIEW = "dashboard.overview"
 def attach(app: Flask, services: Services) -> None:
     """Serve the page below /dashboard; without a password it only says what to set."""
     settings = services.settings
-    found = Dashboard(services, Ledger(settings.home), LabelStudioSign(settings.label_studio_url))
+    found = Dashboard(
+        services,
+        Ledger(settings.home),
+        LabelStudioSign(settings.label_studio_url),
+        Watch(services.store, settings.lease_s),
+    )
     app.extensions["pixbal_dashboard"] = found
     access.configure(app, settings)
     # Only the forms of this page have tokens; the guard asks for them.
@@ -109,42 +116,45 @@ def archived() -> str:
 
 
 def _overview(*, archived: bool) -> str:
-    store = dashboard().services.store
+    store, workers = dashboard().services.store, dashboard().workers.look()
     found = [p for p in store.projects() if p.template in REGION_TEMPLATES]
     shown = [p for p in found if (p.state == "archived") == archived]
-    projects = [
-        (project_status(dashboard().services.settings, store, p.id), _job(p.id)) for p in shown
-    ]
-    others = len(found) - len(shown)
+    settings = dashboard().services.settings
+    projects = [(project_status(settings, store, p.id), _job(p.id, workers)) for p in shown]
     return render_template(
-        "overview.html", projects=projects, archived=archived, others=others, **_surroundings()
+        "overview.html",
+        projects=projects,
+        archived=archived,
+        others=len(found) - len(shown),
+        **_surroundings(workers),
     )
 
 
 @pages.get(f"/projects/{PROJECT}")
 def project(project_id: int) -> str:
     """Everything about one project."""
-    store = dashboard().services.store
+    store, workers = dashboard().services.store, dashboard().workers.look()
     row = known_project(project_id)
     rounds, versions = store.rounds(row.id), store.versions(row.id)
     schema = ClassSchema.from_json(row.schema_json)
     return render_template(
         "project.html",
         status=project_status(dashboard().services.settings, store, row.id),
-        job=view.current_job(rounds),
+        job=_job(row.id, workers),
+        training=asking.webhook_command(dashboard().services.settings.public_url, row.id),
         rounds=view.round_lines(rounds, versions),
         versions=view.version_lines(versions, row.model_version),
         curve=view.curve(rounds, versions),
         bars=view.class_bars(versions[-1] if versions else None, schema.names),
-        **_surroundings(),
+        **_surroundings(workers),
     )
 
 
 @pages.get(f"/projects/{PROJECT}/job")
 def job(project_id: int) -> Response:
     """The running round as JSON, for the page's own script."""
-    found = _job(known_project(project_id).id)
-    return jsonify(job=found, worker=_worker())
+    row, workers = known_project(project_id), dashboard().workers.look()
+    return jsonify(job=_job(row.id, workers), worker=worker_sign(workers))
 
 
 @pages.post(f"/projects/{PROJECT}/train")
@@ -178,7 +188,10 @@ def _asked(project_id: int, action: str, said: str) -> AnyResponse:
     idle = why_nothing_is_asked(row)
     if idle is None:
         asking.ask(dashboard().services.store, row.id, action)
-    flash(said if idle is None else f"{idle[:1].upper()}{idle[1:]}: resume it first.")
+        alive = any(worker.alive for worker in dashboard().workers.look())
+        flash(said if alive else f"{said} But {NO_WORKER}.")
+    else:
+        flash(f"{idle[:1].upper()}{idle[1:]}: resume it first.")
     return redirect(link("dashboard.project", project_id=project_id), 303)
 
 
@@ -190,13 +203,10 @@ def known_project(project_id: int) -> Project:
     return row
 
 
-def _job(project_id: int) -> view.Job | None:
-    return view.current_job(dashboard().services.store.rounds(project_id))
+def _job(project_id: int, workers: Sequence[WorkerSign]) -> view.Job | None:
+    store = dashboard().services.store
+    return view.current_job(store.rounds(project_id), lambda row: waits_for(store, row, workers))
 
 
-def _surroundings() -> dict[str, Any]:
-    return {"worker": _worker(), "label_studio": dashboard().label_studio()}
-
-
-def _worker() -> Sign:
-    return worker_sign(dashboard().services.settings.home, time.time())
+def _surroundings(workers: Sequence[WorkerSign]) -> dict[str, Any]:
+    return {"worker": worker_sign(workers), "label_studio": dashboard().label_studio()}
