@@ -14,6 +14,7 @@ from ml_backend import (
     cli_images,
     cli_project,
     cli_serve,
+    cli_settings,
     cli_simulate,
     cli_tools,
 )
@@ -60,6 +61,7 @@ for command in (
     *cli_images.COMMANDS,
     *cli_project.COMMANDS,
     *cli_serve.COMMANDS,
+    *cli_settings.COMMANDS,
     *cli_simulate.COMMANDS,
     *cli_tools.COMMANDS,
 ):

@@ -30,6 +30,7 @@ from ml_backend.dashboard.surroundings import LabelStudioSign, worker_sign
 from ml_backend.errors import NotFound, Unauthorised
 from ml_backend.ingest import REGION_TEMPLATES
 from ml_backend.liveness import Watch, WorkerSign
+from ml_backend.project_states import why_nothing_is_asked
 from ml_backend.services import Services
 from ml_backend.status import project_status
 from ml_backend.store import Project
@@ -104,21 +105,36 @@ def logout() -> AnyResponse:
 
 @pages.get("/")
 def overview() -> str:
-    """Every project in short."""
+    """Every project in short, but for those in the archive."""
+    return _overview(archived=False)
+
+
+@pages.get("/archived")
+def archived() -> str:
+    """The projects in the archive."""
+    return _overview(archived=True)
+
+
+def _overview(*, archived: bool) -> str:
     store, workers = dashboard().services.store, dashboard().workers.look()
-    projects = [
-        (project_status(dashboard().services.settings, store, p.id), _job(p.id, workers))
-        for p in store.projects()
-        if p.template in REGION_TEMPLATES
-    ]
-    return render_template("overview.html", projects=projects, **_surroundings(workers))
+    found = [p for p in store.projects() if p.template in REGION_TEMPLATES]
+    shown = [p for p in found if (p.state == "archived") == archived]
+    settings = dashboard().services.settings
+    projects = [(project_status(settings, store, p.id), _job(p.id, workers)) for p in shown]
+    return render_template(
+        "overview.html",
+        projects=projects,
+        archived=archived,
+        others=len(found) - len(shown),
+        **_surroundings(workers),
+    )
 
 
 @pages.get(f"/projects/{PROJECT}")
 def project(project_id: int) -> str:
     """Everything about one project."""
     store, workers = dashboard().services.store, dashboard().workers.look()
-    row = _known(project_id)
+    row = known_project(project_id)
     rounds, versions = store.rounds(row.id), store.versions(row.id)
     schema = ClassSchema.from_json(row.schema_json)
     return render_template(
@@ -137,7 +153,7 @@ def project(project_id: int) -> str:
 @pages.get(f"/projects/{PROJECT}/job")
 def job(project_id: int) -> Response:
     """The running round as JSON, for the page's own script."""
-    row, workers = _known(project_id), dashboard().workers.look()
+    row, workers = known_project(project_id), dashboard().workers.look()
     return jsonify(job=_job(row.id, workers), worker=worker_sign(workers))
 
 
@@ -157,7 +173,7 @@ def questions(project_id: int) -> AnyResponse:
 def download(project_id: int, name: str) -> Response:
     """A version as `pixbal export` writes it, zipped."""
     services = dashboard().services
-    row = _known(project_id)
+    row = known_project(project_id)
     # The name only picks a row; which folder that is, only the store says.
     version = services.store.version(row.id, name) if VERSION_NAME.fullmatch(name) else None
     if version is None:
@@ -168,13 +184,19 @@ def download(project_id: int, name: str) -> Response:
 
 
 def _asked(project_id: int, action: str, said: str) -> AnyResponse:
-    asking.ask(dashboard().services.store, _known(project_id).id, action)
-    alive = any(worker.alive for worker in dashboard().workers.look())
-    flash(said if alive else f"{said} But {NO_WORKER}.")
+    row = known_project(project_id)
+    idle = why_nothing_is_asked(row)
+    if idle is None:
+        asking.ask(dashboard().services.store, row.id, action)
+        alive = any(worker.alive for worker in dashboard().workers.look())
+        flash(said if alive else f"{said} But {NO_WORKER}.")
+    else:
+        flash(f"{idle[:1].upper()}{idle[1:]}: resume it first.")
     return redirect(link("dashboard.project", project_id=project_id), 303)
 
 
-def _known(project_id: int) -> Project:
+def known_project(project_id: int) -> Project:
+    """The region project of an address; NotFound where there is none."""
     row = dashboard().services.store.project(project_id)
     if row is None or row.template not in REGION_TEMPLATES:
         raise NotFound(f"Project {project_id} is unknown here.", "Make one with `pixbal init`.")
