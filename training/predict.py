@@ -40,13 +40,21 @@ def evaluate(
     heldout: Sequence[HeldoutItem],
     hash_of: Callable[[HeldoutItem], str],
     cache: FeatureCache | None = None,
+    each: Callable[[HeldoutItem, ConfusionMatrix], None] | None = None,
 ) -> IoU:
-    """IoU at native size over held-out images; every mean is NaN where there are none."""
+    """IoU at native size over held-out images; every mean is NaN where there are none.
+
+    `each` is told what was found on every image.
+    """
     matrix = ConfusionMatrix(model.num_classes)
     for item in heldout:
+        one = ConfusionMatrix(model.num_classes)
         with torch.inference_mode():
             features, native = encode_file(model, item.image, hash_of(item), cache)
-            matrix.add(_mask(model, features, native), read_mask(item.mask))
+            one.add(_mask(model, features, native), read_mask(item.mask))
+        matrix.counts += one.counts
+        if each is not None:
+            each(item, one)
     return matrix.iou()
 
 
