@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from ml_backend import cli_backup, cli_project, cli_serve, cli_simulate, cli_tools
+from ml_backend import (
+    cli_ask_again,
+    cli_backup,
+    cli_project,
+    cli_serve,
+    cli_simulate,
+    cli_tools,
+    cli_version,
+)
 from ml_backend.errors import BackendError
 
 
@@ -42,11 +50,13 @@ def main(debug: bool) -> None:
 
 
 for command in (
+    *cli_ask_again.COMMANDS,
     *cli_backup.COMMANDS,
     *cli_project.COMMANDS,
     *cli_serve.COMMANDS,
     *cli_simulate.COMMANDS,
     *cli_tools.COMMANDS,
+    *cli_version.COMMANDS,
 ):
     main.add_command(command)
 

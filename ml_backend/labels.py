@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ml_backend.store import Label, Store
+from collections.abc import Iterable, Mapping
+
+from ml_backend.store import Label, Query, Store
 from ml_backend.store.rows import ANSWER_KINDS
 from training.regions import RegionId
 from training.snapshot import Snapshot
@@ -34,6 +36,25 @@ def trainable_labels(store: Store, project_id: int) -> dict[RegionId, tuple[str,
         for region, (_, label) in sorted(answers.items())
         if label.kind in TRAINABLE_KINDS and (undefined or label.kind != "nothing")
     }
+
+
+def counting_labels(queries: Iterable[Query], labels: Mapping[int, Label]) -> dict[RegionId, Label]:
+    """The label that counts for each region: of its newest asking that was answered, else the
+    newest one of any kind.
+
+    Args:
+        labels: the label that counts for each query id.
+    """
+    found: dict[RegionId, tuple[tuple[bool, int], Label]] = {}
+    for query in queries:
+        label = labels.get(query.id)
+        if label is None:
+            continue
+        region = RegionId(query.image_id, query.region_index)
+        rank = label.kind in ANSWER_KINDS, query.asking
+        if region not in found or found[region][0] < rank:
+            found[region] = rank, label
+    return {region: label for region, (_, label) in found.items()}
 
 
 def trained_labels(snapshot: Snapshot) -> dict[RegionId, tuple[str, ...]]:

@@ -9,7 +9,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from ml_backend.answers_status import answers_lines, answers_status
 from ml_backend.errors import NotFound
+from ml_backend.labels import counting_labels
 from ml_backend.settings import Settings
 from ml_backend.store import Store
 
@@ -20,7 +22,9 @@ def project_status(settings: Settings, store: Store, project_id: int) -> dict[st
     if project is None:
         raise NotFound(f"project {project_id} is unknown here", hint="See `pixbal status`.")
     images = store.images(project_id)
-    labels = store.effective_labels(project_id)
+    queries, labels = store.queries(project_id), store.effective_labels(project_id)
+    versions = store.versions(project_id)
+    counting = counting_labels(queries, labels)
     return {
         "project": project_id,
         "title": project.title,
@@ -32,12 +36,13 @@ def project_status(settings: Settings, store: Store, project_id: int) -> dict[st
         "images": dict(Counter(f"{i.split} {i.status}" for i in images)),
         "refused": [{"image": i.source, "why": i.reason} for i in images if i.status != "ready"],
         "regions": sum(i.region_count for i in images if i.split == "pool"),
-        "questions": dict(Counter(q.status for q in store.queries(project_id))),
-        "labels": dict(Counter(label.kind for label in labels.values())),
+        "questions": dict(Counter(q.status for q in queries)),
+        "labels": dict(Counter(label.kind for label in counting.values())),
         "clicks": store.clicks(project_id),
         "rounds": [asdict(r) for r in store.rounds(project_id)],
         "workers": [asdict(lease) for lease in store.leases() if lease.holder],
-        "versions": [asdict(v) for v in store.versions(project_id)],
+        "versions": [asdict(v) for v in versions],
+        **answers_status(store, project, queries, labels, versions),
         "events_kept_aside": [
             {"event": e.id, "action": e.action, "why": e.error}
             for e in store.failed_events()
@@ -56,6 +61,8 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
     for key in ("images", "questions", "labels"):
         text = ", ".join(f"{n} {name}" for name, n in sorted(status[key].items())) or "none"
         counts.add_row(key, escape(text))
+    for name, line in answers_lines(status):
+        counts.add_row(name, escape(line))
     for refused in status["refused"][:5]:
         counts.add_row("refused", escape(f"{refused['image']}: {refused['why']}"))
     rounds = Table(title="Rounds")
