@@ -1,5 +1,5 @@
-# One image for the backend and the worker. CPU build of torch by default; for a GPU:
-#   docker compose build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
+# One image for the backend and the worker. CPU build of torch by default; docker-compose.yml builds
+# the GPU worker's image with another TORCH_INDEX.
 FROM python:3.11-slim-bookworm
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

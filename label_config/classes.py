@@ -24,6 +24,7 @@ NOTHING_TEXT = "Nothing listed"
 UNSURE_TEXT = "Can't tell"
 
 _COLOR = re.compile(r"#[0-9a-f]{6}")
+_COLOR_HINT = "Write it like #804080, or leave it out: a distinct one is chosen then."
 _FORMS = (
     'Expected {"classes": [{"name": ..., "color": "#rrggbb"}, ...], "undefined": true}, '
     'or {"names": [...], "palette": [[r, g, b], ...]}, or a plain list of names.'
@@ -59,7 +60,10 @@ class ClassSchema:
         _check_distinct("class name", [info.name for info in self.classes])
         _check_distinct("hotkey", [info.hotkey for info in self.classes if info.hotkey])
         if not isinstance(self.undefined, bool):
-            raise LabelConfigError(f"'undefined' must be true or false, got {self.undefined!r}.")
+            raise LabelConfigError(
+                f"'undefined' must be true or false, got {self.undefined!r}.",
+                hint="Write it without quotes, or leave it out: it is true then.",
+            )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -190,7 +194,9 @@ def _from_entries(entries: Any, undefined: Any) -> ClassSchema:
     for entry in entries:
         color = entry.get("color")
         if color is not None and not isinstance(color, str):
-            raise LabelConfigError(f"Class {entry.get('name')!r} has the colour {color!r}.")
+            raise LabelConfigError(
+                f"Class {entry.get('name')!r} has the colour {color!r}.", hint=_COLOR_HINT
+            )
     names = [entry.get("name") for entry in entries]
     colors = [entry["color"].lower() if entry.get("color") else None for entry in entries]
     schema = ClassSchema.of(_strings(names), colors, undefined)
@@ -210,7 +216,10 @@ def _strings(values: Any) -> list[str]:
 def _hex(rgb: Any) -> str:
     numbers = isinstance(rgb, Sequence) and len(rgb) == 3
     if not numbers or not all(type(value) is int and 0 <= value <= 255 for value in rgb):
-        raise LabelConfigError(f"A palette entry is {rgb!r:.100}; expected [r, g, b] of 0..255.")
+        raise LabelConfigError(
+            f"A palette entry is {rgb!r:.100}; expected [r, g, b] of 0..255.",
+            hint="Write it like [128, 64, 128], or leave the palette out.",
+        )
     return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
@@ -248,7 +257,8 @@ def _check_name(name: object) -> None:
     if len(name) > MAX_NAME_LENGTH:
         raise LabelConfigError(
             f"Class name {name[:40]!r}... has {len(name)} characters; "
-            f"at most {MAX_NAME_LENGTH} fit the screen."
+            f"at most {MAX_NAME_LENGTH} fit the screen.",
+            hint="Shorten it.",
         )
     if name.casefold() in (NOTHING_TEXT.casefold(), UNSURE_TEXT.casefold()):
         raise LabelConfigError(
@@ -279,11 +289,15 @@ def _check_color(info: ClassInfo) -> None:
     if not isinstance(info.color, str) or not _COLOR.fullmatch(info.color):
         raise LabelConfigError(
             f"Class {info.name!r} has the colour {info.color!r}; "
-            "expected '#rrggbb' in lower-case hexadecimal digits."
+            "expected '#rrggbb' in lower-case hexadecimal digits.",
+            hint=_COLOR_HINT,
         )
 
 
 def _check_distinct(what: str, values: list[str]) -> None:
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
-        raise LabelConfigError(f"The {what} {shorten(twice)} is used more than once.")
+        raise LabelConfigError(
+            f"The {what} {shorten(twice)} is used more than once.",
+            hint=f"Give each class a {what} of its own.",
+        )

@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from ml_backend.security import SECRET_HEADER
 from ml_backend.store import Event, Store
 
 TRAIN = "TRAIN_REQUESTED"
 PUSH = "PUSH_REQUESTED"
 # "Start training" in Label Studio asks for the same as `pixbal train` and the admin's page.
 TRAIN_ACTIONS = ("START_TRAINING", TRAIN)
+
+
+def webhook_command(url: str, project_id: int) -> str:
+    """The command that asks for a training from anywhere; a shell puts the secret in, nobody else.
+
+    `url`: the backend's address as seen from there.
+    """
+    body = f'{{"action": "START_TRAINING", "project": {{"id": {project_id}}}}}'
+    secret = f'-H "{SECRET_HEADER}: $PIXBAL_WEBHOOK_SECRET"'
+    kind = "-H 'Content-Type: application/json'"
+    return f"curl --fail {secret} {kind} -d '{body}' \"{url}/webhook\""
 
 
 def ask(store: Store, project_id: int, action: str) -> None:

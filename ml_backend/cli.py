@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+<<<<<<< HEAD
 from ml_backend import (
     cli_ask_again,
     cli_backup,
@@ -16,7 +17,15 @@ from ml_backend import (
     cli_tools,
     cli_version,
 )
+=======
+from label_config import LabelConfigError
+from ml_backend import cli_backup, cli_project, cli_serve, cli_simulate, cli_tools
+>>>>>>> main
 from ml_backend.errors import BackendError
+from training.errors import TrainingError
+
+# Their text says what to do, or there is nothing more to say; a traceback helps nobody there.
+FOR_PEOPLE = (BackendError, LabelConfigError, TrainingError)
 
 
 class _Group(click.Group):
@@ -31,7 +40,7 @@ class _Group(click.Group):
             if ctx.params.get("debug"):
                 raise
             hint = getattr(error, "hint", "")
-            known = isinstance(error, BackendError) or bool(hint)
+            known = isinstance(error, FOR_PEOPLE) or bool(hint)
             message = getattr(error, "message", None) or str(error) or type(error).__name__
             if not known:
                 message = f"{type(error).__name__}: {message}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 
 def load_settings() -> Settings:
     """Settings of this process, with generated secrets where none were given."""
-    from ml_backend.settings import Settings, ensure_secrets
+    from ml_backend.settings import Settings, ensure_secrets, home_of
 
-    ensure_secrets(Path(os.environ.get("PIXBAL_HOME") or "./pixbal-data"))
+    ensure_secrets(home_of(os.environ))
     return Settings.from_env(os.environ)
 
 
@@ -31,11 +30,11 @@ def open_all() -> tuple[Settings, Store, LabelStudio]:
     settings = load_settings()
     settings.home.mkdir(parents=True, exist_ok=True)
     store = Store.open(settings.database_url)
-    return settings, store, LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    return settings, store, LabelStudio.of(settings)
 
 
-def only_project(store: Store, project: int | None) -> int:
-    """The region project that was named, or the only one there is."""
+def only_project(store: Store, project: int | None, option: str = "--project") -> int:
+    """The region project that was named with `option`, or the only one there is."""
     from ml_backend.errors import NotFound
     from ml_backend.ingest import REGION_TEMPLATES
 
@@ -48,7 +47,7 @@ def only_project(store: Store, project: int | None) -> int:
         f"project {project} is unknown here"
         if project
         else f"{len(known)} projects are known here",
-        hint=f"Region projects: {known}. Name one with --project, or make one with `pixbal init`.",
+        hint=f"Region projects: {known}. Name one with {option}, or make one with `pixbal init`.",
     )
 
 

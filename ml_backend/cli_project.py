@@ -55,10 +55,13 @@ def init(**options: Any) -> None:
     """Create or adopt a Label Studio project, import images, connect, push the first questions."""
     from rich.progress import Progress
 
-    from ml_backend.init import InitRequest, initialise
+    from ml_backend.init import InitRequest, initialise, method_warning
 
     settings, store, ls = cli_common.open_all()
     request = InitRequest(**options)
+    # Before the import, so that it can be stopped; the report says it again.
+    for line in method_warning(request):
+        click.echo(line, err=True)
     with Progress(transient=True) as bar:
         task = bar.add_task("Reading images and cutting them into regions", total=None)
         report = initialise(
@@ -74,14 +77,17 @@ def init(**options: Any) -> None:
 
 @click.command(epilog="Example: pixbal masks --project 7")
 @click.option("--project", type=int, required=True, help="Label Studio project of whole images.")
-@click.option("--region-project", type=int, help="Its classes; by default the only one there is.")
+@click.option(
+    "--region-project",
+    type=int,
+    help="Whose model draws them; kept until another is named, at first the only one there is.",
+)
 def masks(project: int, region_project: int | None) -> None:
     """Show predicted masks in an image project with brush or polygon labels."""
     from ml_backend.masks import show_masks
 
     settings, store, ls = cli_common.open_all()
-    region_id = cli_common.only_project(store, region_project)
-    for line in show_masks(settings, store, ls, project, region_id).lines():
+    for line in show_masks(settings, store, ls, project, region_project).lines():
         click.echo(line)
 
 
@@ -117,18 +123,25 @@ def status(project: int | None, as_json: bool) -> None:
     from rich.console import Console
 
     from ml_backend.ingest import REGION_TEMPLATES
+    from ml_backend.liveness import look_at_workers
     from ml_backend.status import project_status, status_tables
 
     settings, store, _ = cli_common.open_all()
     regions = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
     wanted = [cli_common.only_project(store, project)] if project else regions
-    found = [project_status(settings, store, project_id) for project_id in wanted]
+    workers = look_at_workers(settings, store)
+    found = [project_status(settings, store, project_id, workers) for project_id in wanted]
     if as_json:
         cli_common.echo_json(found)
         return
     if not found:
         click.echo("no project yet; make one with `pixbal init --images ... --classes ...`")
     console = Console()
+    for worker in workers:
+        sign = "alive" if worker.alive else "no sign of it: see `pixbal doctor`"
+        console.print(f"worker {worker.id}: {sign}", markup=False, highlight=False)
+    if not any(worker.alive for worker in workers):
+        console.print("no worker runs: start one with `pixbal worker` or `pixbal up`")
     for item in found:
         for table in status_tables(item):
             console.print(table)
@@ -153,7 +166,7 @@ def reconcile(project: int | None) -> None:
 
 @click.command(epilog="Example: pixbal export --out model/")
 @project_option
-@click.option("--version", "name", help="Version name; the newest by default.")
+@click.option("--version", "name", help="Version name; the one in use by default.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--masks/--no-masks", default=False, help="Also write a mask of every pool image.")
 def export(project: int | None, name: str | None, out: Path, masks: bool) -> None:

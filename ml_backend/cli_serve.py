@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
+from typing import TYPE_CHECKING
 
 import click
 
 from ml_backend import cli_common
 from ml_backend.errors import BackendError
+
+if TYPE_CHECKING:
+    from ml_backend.settings import Settings
 
 
 def gunicorn_command(host: str, port: int) -> list[str]:
@@ -62,7 +64,9 @@ def up() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     running = {name: subprocess.Popen(command) for name, command in commands.items()}
-    click.echo(f"backend on {settings.public_url}, Label Studio at {settings.label_studio_url}")
+    click.echo(
+        f"backend on {settings.public_url}, Label Studio at {settings.label_studio_public_url}"
+    )
     click.echo(
         f"the admin's page: {settings.public_url}/dashboard/ (password: PIXBAL_ADMIN_PASSWORD)"
     )
@@ -84,30 +88,63 @@ def up() -> None:
 
 
 @click.command(epilog="Example: pixbal healthcheck --worker")
-@click.option("--worker", "of_worker", is_flag=True, help="Check the worker's heartbeat instead.")
+@click.option("--worker", "of_worker", is_flag=True, help="Check PIXBAL_WORKER_ID's lease instead.")
 def healthcheck(of_worker: bool) -> None:
     """Exit 0 where the backend answers /health (or the worker is alive), else 1."""
     settings = cli_common.load_settings()
     if of_worker:
-        path = settings.home / "worker.heartbeat"
-        age = time.time() - float(path.read_text()) if path.is_file() else float("inf")
-        if age > 60:
-            raise BackendError(
-                f"no sign of the worker for {age:.0f} s", hint="Start `pixbal worker`."
-            )
-        return
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    token = f"{settings.basic_user}:{settings.basic_password}".encode()
-    import base64
+        _check_worker(settings)
+    else:
+        _check_backend(settings)
 
-    request = urllib.request.Request(
-        f"http://{host}:{settings.port}/health",
-        headers={"Authorization": "Basic " + base64.b64encode(token).decode()},
+
+def _check_worker(settings: Settings) -> None:
+    """The worker of this very environment: another one that lives must not speak for it."""
+    from sqlalchemy import inspect
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from ml_backend.liveness import look_at_workers
+    from ml_backend.store import Store, schema
+    from ml_backend.store.engine import make_engine
+
+    advice = "Start it: pixbal worker. If another one is meant, set PIXBAL_WORKER_ID to its id."
+    # Not Store.open: a check changes no database, and has no time to wait for one who does.
+    with Store(make_engine(settings.database_url)) as store:
+        try:
+            ever = inspect(store.engine).has_table(schema.lease.name)
+            found = look_at_workers(settings, store, settings.worker_id) if ever else []
+        except SQLAlchemyError as error:
+            reason = type(getattr(error, "orig", None) or error).__name__
+            raise BackendError(
+                f"the worker cannot be asked: {reason}",
+                hint=f"Check PIXBAL_DATABASE_URL. {advice}",
+            ) from None
+    if not found:
+        raise BackendError(f"the worker {settings.worker_id} does not run", hint=advice)
+    if not found[0].alive:
+        raise BackendError(
+            f"no sign of the worker {settings.worker_id} for {found[0].silent_s:.0f} s", hint=advice
+        )
+
+
+def _check_backend(settings: Settings) -> None:
+    import httpx
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(
+        settings.host, settings.host
     )
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            answer.read()
-    except (urllib.error.URLError, OSError) as error:
+        # No proxy of the environment: the backend is on this machine.
+        answer = httpx.get(
+            f"http://{host}:{settings.port}/health",
+            auth=(settings.basic_user, settings.basic_password),
+            timeout=5.0,
+            trust_env=False,
+        )
+        answer.raise_for_status()
+    except httpx.HTTPError as error:
         raise BackendError(
             f"the backend does not answer: {error}", hint="Start `pixbal serve`."
         ) from None

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,8 +151,8 @@ def _commit() -> str:
 
 
 def _summary(results: Results, console: Console) -> None:
-    """Mean and spread of mIoU over the seeds after the last round of each method."""
-    from statistics import fmean, pstdev
+    """Mean and spread (n - 1) of mIoU over the seeds after the last round of each method."""
+    from statistics import fmean
 
     from rich.table import Table
 
@@ -166,13 +167,23 @@ def _summary(results: Results, console: Console) -> None:
             method,
             *(f"{fmean(getattr(r, name) for r in last):.0f}"
               for name in ("clicks", "questions", "seconds")),
-            f"{mean:.3f} +- {pstdev([r.miou for r in last]):.3f}",
+            with_spread([r.miou for r in last]),
             f"{mean / full:.1%}" if full else "-",
         )  # fmt: skip
     console.print(table)
     if results.full is not None:
         seeds = results.full.miou
-        console.print(f"full supervision: {full:.3f} +- {pstdev(seeds):.3f}", highlight=False)
+        console.print(f"full supervision: {with_spread(seeds)}", highlight=False)
+
+
+def with_spread(values: Sequence[float]) -> str:
+    """Mean and, of several values, their standard deviation: one seed says nothing about it."""
+    from statistics import fmean
+
+    from training.result_curves import spread
+
+    std = spread(values)
+    return f"{fmean(values):.3f}" + ("" if std is None else f" ± {std:.3f}")
 
 
 COMMANDS = (simulate,)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ml_backend.checks import Check
@@ -15,12 +14,13 @@ from ml_backend.doctor_project import examine_project
 from ml_backend.doctor_workers import examine_workers
 from ml_backend.errors import BackendError
 from ml_backend.label_studio import LabelStudio
+from ml_backend.label_studio_errors import missing_token
+from ml_backend.liveness import WorkerSign, look_at_workers
 from ml_backend.settings import SECRETS_FILE, Settings
 from ml_backend.store import Project, Store
 
 __all__ = ["Check", "examine"]
 
-HEARTBEAT_MAX_AGE_S = 30.0
 MIN_FREE_BYTES = 2_000_000_000
 TESTED_RELEASE = "1.23."
 
@@ -32,16 +32,21 @@ def examine(
     project_id: int | None = None,
     *,
     now: Callable[[], float] = time.time,
+    workers: Sequence[WorkerSign] | None = None,
 ) -> list[Check]:
     """Look at everything; a project's connections too, all projects' if none is named.
 
+    `workers`: what somebody has found who looked at them just now.
+
     Nothing raises: what cannot be looked at is a check with ok None or False.
     """
-    checks = [_secrets(settings), _disk(settings.home), _worker(settings.home, now())]
-    checks += examine_workers(settings, store, datetime.fromtimestamp(now(), UTC))
+    checks = [_secrets(settings), _disk(settings.home)]
+    checks += examine_workers(
+        settings, look_at_workers(settings, store) if workers is None else workers
+    )
     checks += examine_home(settings, store, now())
-    server = list(_server(ls))
-    checks += [*server, _backend(settings)]
+    server = list(_server(settings, ls))
+    checks += [*server, _backend(settings), *_seeds()]
     projects = [p for p in store.projects() if project_id in (None, p.id)]
     if not projects:
         which = "no project" if project_id is None else f"project {project_id}"
@@ -52,7 +57,9 @@ def examine(
         if all(check.ok is not False for check in server):
             checks += examine_project(settings, store, ls, project)
         else:
-            checks.append(Check(f"project {project.id}", None, "not looked at without a server"))
+            checks.append(
+                Check(f"project {project.id}", None, "not looked at without Label Studio")
+            )
     return checks
 
 
@@ -81,21 +88,11 @@ def _disk(home: Path) -> Check:
     return Check("disk space", free >= MIN_FREE_BYTES, detail, advice)
 
 
-def _worker(home: Path, now: float) -> Check:
-    path = home / "worker.heartbeat"
-    advice = "Start it: pixbal worker (or pixbal up). Without it nothing is trained or pushed."
-    try:
-        age = now - float(path.read_text(encoding="ascii"))
-    except FileNotFoundError:
-        return Check("worker", False, "never ran on this home", advice)
-    except (OSError, ValueError) as error:
-        return Check("worker", False, f"its heartbeat cannot be read: {error}", advice)
-    if age >= HEARTBEAT_MAX_AGE_S:
-        return Check("worker", False, f"last heartbeat {age:.0f} s ago", advice)
-    return Check("worker", True, f"alive {max(age, 0.0):.0f} s ago")
-
-
-def _server(ls: LabelStudio) -> Iterator[Check]:
+def _server(settings: Settings, ls: LabelStudio) -> Iterator[Check]:
+    if not settings.label_studio_api_key:
+        error = missing_token(settings.label_studio_public_url)
+        yield Check("token", False, error.message, error.hint)
+        return
     try:
         release = ls.version()
     except BackendError as error:
@@ -132,10 +129,23 @@ def _backend(settings: Settings) -> Check:
     return Check(name, good, f"{url} answered {answer.status_code}", advice)
 
 
+def _seeds() -> Iterator[Check]:
+    """Without SEEDS the next project would be cut by another method, and keep it."""
+    from training.seeds import NO_SEEDS, REPAIR_OPENCV, has_seeds
+
+    if not has_seeds():
+        yield Check("SEEDS", False, f"{NO_SEEDS} A new project would use SLIC.", REPAIR_OPENCV)
+
+
 def _superpixels(project: Project) -> Check:
+    from training.seeds import REPAIR_OPENCV
     from training.superpixels import available_methods
 
     methods = available_methods()
-    advice = f"Available: {', '.join(methods)}. SEEDS needs opencv-contrib-python-headless."
     detail = f"method {project.method} of project {project.id}"
-    return Check("superpixels", project.method in methods, detail, advice)
+    if project.method in methods:
+        return Check("superpixels", True, detail)
+    advice = f"Available: {', '.join(methods)}."
+    if project.method in ("seeds", "watershed"):
+        advice = REPAIR_OPENCV
+    return Check("superpixels", False, f"{detail}: its library is missing", advice)

@@ -11,11 +11,13 @@ from label_config import ClassSchema, LabelConfigError, read
 from label_config.mask_control import read_mask_control
 from ml_backend.checks import Check
 from ml_backend.connect import TITLE, UNCERTAINTY_SAMPLING
-from ml_backend.errors import BackendError
-from ml_backend.fetch import is_public, resolve
+from ml_backend.errors import BackendError, NotReady
+from ml_backend.fetch import resolve
 from ml_backend.label_studio import WEBHOOK_ACTIONS, LabelStudio
 from ml_backend.label_studio_errors import RESERVED_ADDRESS, RESERVED_ADDRESS_HINT
+from ml_backend.mask_predictions import serving_version
 from ml_backend.media import picture_urls
+from ml_backend.proxies import proxy_hint_for_label_studio
 from ml_backend.security import SECRET_HEADER
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
@@ -39,6 +41,8 @@ def examine_project(
         _named(f"{label}: ML backend", lambda: ml_backend(settings, ls.ml_backends(project.id))),
         _named(f"{label}: order of the queue", lambda: order(project, found)),
     ]
+    if project.template == "image_masks":
+        checks.append(_named(f"{label}: masks", lambda: mask_version(store, project)))
     queries = store.queries(project.id, status="open")
     if queries:
         urls = picture_urls(settings, queries[0])
@@ -82,6 +86,15 @@ def mask_control(project: Project, current: str) -> tuple[bool | None, str, str]
     return True, detail, ""
 
 
+def mask_version(store: Store, project: Project) -> tuple[bool | None, str, str]:
+    """The version that draws the masks of an image project."""
+    try:
+        version = serving_version(store, project)
+    except NotReady as error:
+        return None, error.message, error.hint
+    return True, f"drawn by {version.name} of project {version.project_id}", ""
+
+
 def webhook(settings: Settings, hooks: list[dict[str, Any]]) -> tuple[bool | None, str, str]:
     """Our webhook: one, active, with the secret and every action."""
     url = f"{settings.backend_url.rstrip('/')}/webhook"
@@ -121,17 +134,18 @@ def ml_backend(settings: Settings, rows: list[dict[str, Any]]) -> tuple[bool | N
         faults.append(f"{row.get('readable_state') or row['state']}: {reason}")
         if RESERVED_ADDRESS in reason:
             return False, "; ".join(faults), RESERVED_ADDRESS_HINT
+        return False, "; ".join(faults), f"{RECONNECT} {proxy_hint_for_label_studio(url)}".rstrip()
     return not faults, "; ".join(faults) or f"connected at {url}", RECONNECT
 
 
 def _missing_advice(settings: Settings) -> str:
-    """Reconnect; where Label Studio would refuse the address by default, what to set first."""
+    """Reconnect: where Label Studio refuses the address, its refusal says so, and what to set."""
     parts = urlsplit(settings.backend_url)
     try:
-        private = not all(map(is_public, resolve(parts.hostname or "", parts.port or 80)))
+        resolve(parts.hostname or "", parts.port or 80)
     except BackendError:
         return f"{RECONNECT} The name in PIXBAL_BACKEND_URL is not known on this machine."
-    return f"{RECONNECT} {RESERVED_ADDRESS_HINT}" if private else RECONNECT
+    return RECONNECT
 
 
 def order(project: Project, found: dict[str, Any]) -> tuple[bool | None, str, str]:
@@ -160,7 +174,7 @@ def picture(settings: Settings, ls: LabelStudio, url: str) -> tuple[bool | None,
 
     if url.startswith("/"):
         return True, f"{len(ls.fetch(url))} bytes from Label Studio", ""
-    origin = "{0.scheme}://{0.netloc}".format(urlsplit(settings.label_studio_url))
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(settings.label_studio_public_url))
     try:
         answer = httpx.get(url, headers={"Origin": origin}, timeout=10.0, trust_env=False)
     except httpx.HTTPError as error:

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from ml_backend.checks import Check
 from ml_backend.leases import worker_lease
+from ml_backend.liveness import WorkerSign
 from ml_backend.settings import Settings
-from ml_backend.store import Lease, Store
+
+START = "Start it: pixbal worker (or pixbal up). Without it nothing is trained or pushed."
 
 
-def examine_workers(settings: Settings, store: Store, now: datetime) -> list[Check]:
-    """One check for each worker that is lost or was taken over, one for how they would meet."""
-    prefix = worker_lease("")
-    leases = store.leases()
-    checks = [
-        _lost(lease, [w.name for w in leases if w.holder == lease.holder and w != lease], now)
-        for lease in leases
-        if lease.name.startswith(prefix)
-        and lease.holder
-        and _silent_s(lease, now) > _limit(settings)
-    ]
-    return [*checks, *_databases(settings)]
+def examine_workers(settings: Settings, workers: Sequence[WorkerSign]) -> list[Check]:
+    """One check for whether any worker lives, one for each that is lost, one for how they meet."""
+    alive = [worker.id for worker in workers if worker.alive]
+    if alive:
+        running = Check("worker", True, f"alive: {', '.join(alive)}")
+    elif workers:
+        running = Check("worker", False, "none gives a sign of life", START)
+    else:
+        running = Check("worker", False, "none runs", START)
+    lost = [_lost(worker) for worker in workers if not worker.alive]
+    return [running, *lost, *_databases(settings)]
 
 
-def _silent_s(lease: Lease, now: datetime) -> float:
-    return (now - lease.renewed_at).total_seconds()
-
-
-def _limit(settings: Settings) -> float:
-    # The clocks of two machines differ: what counts is the beat that the workers watch.
-    return settings.lease_s + 30.0
-
-
-def _lost(lease: Lease, held: list[str], now: datetime) -> Check:
-    what = f" with {', '.join(held)}" if held else ""
+def _lost(worker: WorkerSign) -> Check:
+    what = f" with {', '.join(worker.held)}" if worker.held else ""
     return Check(
-        lease.name,
-        False if held else None,
-        f"{lease.holder} was silent for {_silent_s(lease, now):.0f} s{what}",
+        worker_lease(worker.id),
+        False if worker.held else None,
+        f"{worker.holder} was silent for {worker.silent_s:.0f} s while we looked{what}",
         "Another worker takes its round over; start one (pixbal worker) if none runs. "
         "If it runs and is frozen, end it: its late writes are refused.",
     )

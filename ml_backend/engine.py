@@ -21,6 +21,9 @@ class EngineState:
     how: str = ""
 
 
+PushState = Literal["none", "running", "done", "failed"]
+
+
 class Engine(Protocol):
     """Plays rounds and pushes, one workflow each; whoever makes a worker hands one in."""
 
@@ -39,8 +42,8 @@ class Engine(Protocol):
     def push(self, project_id: int) -> None:
         """Queue a push of the project's next questions; one that is queued or runs is enough."""
 
-    def pushing(self, project_id: int) -> bool:
-        """Whether such a push is queued here, or runs."""
+    def push_state(self, project_id: int) -> PushState:
+        """What became of the last push that was queued here."""
 
 
 def workflow_id(project_id: int, number: int, attempt: int) -> str:

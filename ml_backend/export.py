@@ -16,7 +16,9 @@ from training.atomic import write_atomically
 def export_version(
     store: Store, project_id: int, name: str | None, out: Path, *, masks: bool = False
 ) -> int:
-    """Copy a version folder to `out`; `masks` adds `masks/<image>.png` (index values).
+    """Copy a version folder to `out`: the one in use where `name` is None.
+
+    `masks` adds `masks/<image>.png`: 8 bits, the index of the class, 255 (VOID) for something else.
 
     Returns:
         Files written.
@@ -24,7 +26,8 @@ def export_version(
     Raises:
         NotFound: no such version. Conflict: `out` is there and not empty.
     """
-    versions = store.versions(project_id)
+    versions, project = store.versions(project_id), store.project(project_id)
+    name = name or (project.current_version if project else None)
     found = [v for v in versions if name is None or v.name == name]
     if not found:
         raise NotFound(

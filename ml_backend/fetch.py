@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, unquote_to_bytes, urljoin, urlsplit
 
 from ml_backend.errors import BackendError
+from ml_backend.proxies import may_use_proxy, proxy_hint
 
 MAX_BYTES = 100_000_000
 MAX_REDIRECTS = 5
@@ -27,6 +28,7 @@ _PORTS = {"http": 80, "https": 443}
 _OWN_FILES = re.compile(
     r"/(data|static|storage-data)/|/(tasks|projects)/\d+/(presign|resolve)/", re.ASCII
 )
+_LOG_IN = "/user/login"
 # Older Pythons call these public: relays, and forms that wrap an IPv4 address once more.
 _NOT_PUBLIC = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
@@ -93,11 +95,14 @@ class Fetcher:
     Attributes:
         base_url: Label Studio; the only origin that sees the token and may be private.
         headers: gives the headers with the token; called once per request to Label Studio.
+        public_url: Label Studio as it calls itself in task data, if not base_url. Files there are
+            asked for at base_url: nothing is ever sent to the public address.
         resolve, allowed: how names become addresses and which may be connected to.
     """
 
     base_url: str
     headers: Callable[[], Mapping[str, str]]
+    public_url: str = ""
     max_bytes: int = MAX_BYTES
     timeout_s: float = 120.0
     resolve: Callable[[str, int], list[str]] = resolve
@@ -118,7 +123,7 @@ class Fetcher:
         target = self._target(url, task_id)
         deadline = time.monotonic() + self.timeout_s
         for _ in range(MAX_REDIRECTS + 1):
-            body, target = self._get(target, deadline)
+            body, target = self._get(self._reachable(target), deadline)
             if body is not None:
                 return body
         raise FetchError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times.")
@@ -143,10 +148,36 @@ class Fetcher:
                 f"{_shown(url)} is not an address of an image.",
                 "Use http(s), a cloud storage that Label Studio knows, or an upload.",
             )
-        path = url.lstrip("/")
+        path = self._without_prefix(url).lstrip("/")
         path = f"data/{path}" if path.startswith("upload/") else path
         _check_steps(url)
         return f"{base}/{path}"
+
+    def _reachable(self, url: str) -> str:
+        """The address to ask for a file that is named by Label Studio's public address."""
+        if not self.public_url:
+            return url
+        _check_plain(url)
+        parts, prefix = urlsplit(url), urlsplit(self.public_url).path.rstrip("/")
+        rest = parts.path.removeprefix(prefix)
+        # Other sites may live at the public address, too: they stay where they are.
+        if origin(url) != origin(self.public_url) or not parts.path.startswith(f"{prefix}/"):
+            return url
+        if not (_is_file(unquote(rest)) or rest.startswith(_LOG_IN)):
+            return url
+        return self.base_url.rstrip("/") + parts._replace(scheme="", netloc="", path=rest).geturl()
+
+    def _without_prefix(self, path: str) -> str:
+        """A path of Label Studio without the prefix that LABEL_STUDIO_HOST puts before it."""
+        for url in (self.public_url, self.base_url):
+            prefix = urlsplit(url).path.rstrip("/")
+            if (
+                prefix
+                and path.startswith(f"{prefix}/")
+                and _is_file(unquote(path.removeprefix(prefix)))
+            ):
+                return path.removeprefix(prefix)
+        return path
 
     def _get(self, url: str, deadline: float) -> tuple[bytes | None, str]:
         """The body, or None and where the answer redirects to."""
@@ -159,10 +190,11 @@ class Fetcher:
             else self._pinned(urlsplit(url))
         )
         limits = httpx.Timeout(min(30.0, self.timeout_s))
+        proxied = own and may_use_proxy(url)
         try:
             with (
                 # A proxy from the environment would look the name up again and undo the check.
-                httpx.Client(timeout=limits, trust_env=own, follow_redirects=False) as client,
+                httpx.Client(timeout=limits, trust_env=proxied, follow_redirects=False) as client,
                 client.stream(
                     "GET", request_url, headers=headers, extensions=extensions
                 ) as response,
@@ -171,7 +203,8 @@ class Fetcher:
                     return None, urljoin(url, response.headers["location"])
                 if response.status_code != 200:
                     code = response.status_code
-                    refused = FetchError(f"{_shown(url)} answered {code}.", code=code)
+                    hint = proxy_hint(url) if proxied else ""
+                    refused = FetchError(f"{_shown(url)} answered {code}.", hint, code=code)
                     refused.retry_after = response.headers.get("retry-after")
                     raise refused
                 return self._read(response, url, deadline), url
@@ -179,6 +212,7 @@ class Fetcher:
             reason = str(error) or type(error).__name__
             raise FetchError(
                 f"{_shown(url)} cannot be fetched: {reason}.",
+                proxy_hint(url) if proxied else "",
                 transient=isinstance(error, httpx.TransportError),
             ) from error
 
@@ -188,10 +222,7 @@ class Fetcher:
         Raises:
             FetchError: the address can be read in two ways.
         """
-        netloc = urlsplit(url).netloc
-        # Who reads "host\\@other" or "a:b@host" how is nobody's guess.
-        if "@" in netloc or "\\" in url or not url.isprintable() or " " in netloc:
-            raise FetchError(f"{_shown(url)} is not a plain http(s) address.")
+        _check_plain(url)
         return origin(url) == origin(self.base_url)
 
     def _gets_token(self, url: str) -> bool:
@@ -203,12 +234,12 @@ class Fetcher:
         _check_steps(url)
         prefix = urlsplit(self.base_url).path.rstrip("/")
         path = unquote(urlsplit(url).path)
-        if path.startswith(f"{prefix}/user/login"):
+        if path.startswith(prefix + _LOG_IN):
             raise FetchError(
                 "Label Studio asks for a log-in instead of giving the file.",
                 "The token is not good, or its user may not see the project.",
             )
-        return path.startswith(f"{prefix}/") and bool(_OWN_FILES.match(path.removeprefix(prefix)))
+        return path.startswith(f"{prefix}/") and _is_file(path.removeprefix(prefix))
 
     def _pinned(self, parts: SplitResult) -> tuple[str, dict[str, str], dict[str, Any]]:
         """The request to the very address that was checked: a second lookup could differ."""
@@ -222,7 +253,8 @@ class Fetcher:
             raise FetchError(
                 f"{_shown(url)} leads to {', '.join(refused) or 'nowhere'}, not a public address.",
                 "Images of a private network: import them, or add a storage in Label Studio. If "
-                "this is Label Studio itself, LABEL_STUDIO_URL must name it the same way.",
+                f"this is Label Studio itself, set LABEL_STUDIO_PUBLIC_URL={scheme}://{parts.netloc}"
+                " (with its path prefix, if it has one).",
             )
         address = f"[{addresses[0]}]" if ":" in addresses[0] else addresses[0]
         pinned = parts._replace(netloc=f"{address}:{port}", fragment="").geturl()
@@ -253,6 +285,19 @@ def _data_uri(url: str) -> bytes:
         return base64.b64decode(raw, validate=True) if head.endswith(";base64") else raw
     except (ValueError, binascii.Error) as error:
         raise FetchError(f"A data URI cannot be read: {error}.") from error
+
+
+def _is_file(path: str) -> bool:
+    """Whether a path below Label Studio's root, unquoted, is a file and not its API."""
+    return bool(_OWN_FILES.match(path))
+
+
+def _check_plain(url: str) -> None:
+    """Raise FetchError where an address can be read in two ways."""
+    netloc = urlsplit(url).netloc
+    # Who reads "host\\@other" or "a:b@host" how is nobody's guess.
+    if "@" in netloc or "\\" in url or not url.isprintable() or " " in netloc:
+        raise FetchError(f"{_shown(url)} is not a plain http(s) address.")
 
 
 def _check_steps(url: str) -> None:

@@ -24,6 +24,7 @@ from ml_backend.store import Project, Store
 from training.config import CONFIGS, TrainConfig
 from training.errors import TrainingError
 from training.images import read_image
+from training.seeds import NO_SEEDS, REPAIR_OPENCV, has_seeds
 from training.superpixels import available_methods, default_method
 
 
@@ -61,20 +62,33 @@ class InitReport:
     pushed: int
     open_questions: int = field(default=0)
     masks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    asked_to_push: bool = True
 
     def lines(self) -> list[str]:
         """The report for a terminal."""
         found = [
+            *self.warnings,
             f"project {self.project.id}: {'created' if self.created else 'unchanged'}",
             f"images: {self.images.added} added, {self.images.known} known, "
             f"{len(self.images.unreadable)} refused; {self.images.regions} new regions",
             *(f"  refused {name}: {reason}" for name, reason in self.images.unreadable),
             *(f"{what}: {how}" for what, how in self.connected),
-            f"questions: {self.pushed} pushed, {self.open_questions} open",
+            self._questions(),
             *self.masks,
             f'Open {self.url} and press "Label All Tasks".',
         ]
         return found
+
+    def _questions(self) -> str:
+        """What was pushed, or why nothing was."""
+        if self.pushed:
+            return f"questions: {self.pushed} pushed, {self.open_questions} open"
+        if self.open_questions:
+            return f"questions: {self.open_questions} are open already, so none was pushed now"
+        if not self.asked_to_push:
+            return "questions: none pushed, as --no-push asks; `pixbal push` pushes them"
+        return "questions: none pushed and none open; see `pixbal status`"
 
 
 def initialise(
@@ -104,6 +118,10 @@ def initialise(
         )
     current = project.model_version or NO_MODEL
     connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+    if created and request.project is None:
+        # It was made with the project itself, just now.
+        connected = tuple((what, "created" if what == "label config" else how)
+                          for what, how in connected)  # fmt: skip
     if project.state == "importing":  # until here the worker leaves it alone
         store.update_project(project.id, state="active")
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
@@ -113,13 +131,28 @@ def initialise(
         connected = (*connected[:-1], again[-1])  # the model version, which is set last
     return InitReport(
         project=project,
-        url=f"{settings.label_studio_url}/projects/{project.id}/data",
+        url=settings.project_page(project.id),
         created=created,
         images=images,
         connected=connected,
         pushed=pushed,
         open_questions=len(store.queries(project.id, status="open")),
         masks=_masks(settings, store, ls, project.id, request.from_project),
+        warnings=method_warning(request) if created else (),
+        asked_to_push=request.push,
+    )
+
+
+def method_warning(request: InitRequest) -> tuple[str, ...]:
+    """What to say before a new project is cut by another method than the default one.
+
+    It keeps its method for good, and the package that takes SEEDS away is installed unasked.
+    """
+    if request.method is not None or has_seeds():
+        return ()
+    return (
+        f"WARNING: {NO_SEEDS} A new project is cut by SLIC instead, for good.",
+        f"         {REPAIR_OPENCV} To have SLIC all the same without this warning: --method slic.",
     )
 
 
@@ -129,6 +162,13 @@ def _masks(
     """Show masks in the project that the images came from, if its setup has a place for them."""
     if source is None:
         return ()
+    shown = store.project(source)
+    if shown is not None and shown.region_project not in (None, region_project):
+        command = f"pixbal masks --project {source} --region-project {region_project}"
+        return (
+            f"masks in project {source} stay those of project {shown.region_project}; `{command}` "
+            "changes that",
+        )
     try:
         return tuple(show_masks(settings, store, ls, source, region_project).lines())
     except (BackendError, LabelConfigError) as error:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from ml_backend.backoff import Backoff, retry_after_s
 from ml_backend.fetch import Fetcher, FetchError
@@ -15,11 +15,14 @@ from ml_backend.label_studio_errors import (
     ImportUncertain,
     Refused,
     Unreachable,
+    missing_token,
     nothing_done,
     refusal,
     unreachable,
 )
 from ml_backend.label_studio_tasks import TaskCalls
+from ml_backend.proxies import may_use_proxy
+from ml_backend.settings import Settings
 
 __all__ = [
     "WEBHOOK_ACTIONS",
@@ -42,17 +45,35 @@ class LabelStudio(TaskCalls, ConnectionCalls):
     Args:
         url: the server, with its path prefix if it has one.
         api_key: a legacy token (40 hex digits) or a personal access token, which is refreshed.
+        public_url: the server as it calls itself, where that is another address than `url`.
     """
 
     def __init__(
-        self, url: str, api_key: str, *, backoff: Backoff | None = None, timeout_s: float = 60.0
+        self,
+        url: str,
+        api_key: str,
+        *,
+        public_url: str = "",
+        backoff: Backoff | None = None,
+        timeout_s: float = 60.0,
     ) -> None:
         self.url = url.rstrip("/")
+        self.public_url = public_url.rstrip("/") or self.url
         self._api_key = api_key
         self._backoff = backoff or Backoff()
         self._timeout_s = timeout_s
         self._client: Any = None
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, settings: Settings, backoff: Backoff | None = None) -> Self:
+        """The client that the settings describe."""
+        return cls(
+            settings.label_studio_url,
+            settings.label_studio_api_key,
+            public_url=settings.label_studio_public_url,
+            backoff=backoff,
+        )
 
     @property
     def token_kind(self) -> str:
@@ -120,7 +141,7 @@ class LabelStudio(TaskCalls, ConnectionCalls):
 
     def fetch(self, url: str, task_id: int | None = None) -> bytes:
         """The file behind an address in task data; see `Fetcher.fetch`. Repeated as other calls."""
-        fetcher = Fetcher(self.url, self._authorization)
+        fetcher = Fetcher(self.url, self._authorization, public_url=self.public_url)
         tries, renewed = 0, False
         while True:
             tries += 1
@@ -156,7 +177,7 @@ class LabelStudio(TaskCalls, ConnectionCalls):
             try:
                 return do(self._sdk())
             except ApiError as error:
-                failure = refusal(what, error.status_code or 0, error.body)
+                failure = refusal(what, error.status_code or 0, error.body, self.url)
                 failure.__cause__ = error
                 if error.status_code == 401 and not renewed and self._forget_access_token():
                     renewed = True
@@ -194,6 +215,8 @@ class LabelStudio(TaskCalls, ConnectionCalls):
         return self.call(what, do)
 
     def _sdk(self) -> Any:
+        if not self._api_key:
+            raise missing_token(self.public_url)
         with self._lock:
             if self._client is None:
                 # Here and not above: the import costs up to 3 s.
@@ -204,7 +227,10 @@ class LabelStudio(TaskCalls, ConnectionCalls):
                 # identify us beside the token, so no domain may set one.
                 no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
                 http = httpx.Client(
-                    timeout=self._timeout_s, follow_redirects=False, cookies=no_cookies
+                    timeout=self._timeout_s,
+                    follow_redirects=False,
+                    cookies=no_cookies,
+                    trust_env=may_use_proxy(self.url),
                 )
                 self._client = Sdk(
                     # The slash keeps a path prefix when the SDK joins its address of refreshing.

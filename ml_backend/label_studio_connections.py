@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from ml_backend.errors import LabelStudioError
 from ml_backend.label_studio_calls import Calls
+from ml_backend.label_studio_errors import RESERVED_ADDRESS
+from ml_backend.proxies import proxy_hint_for_label_studio
 
 WEBHOOK_ACTIONS = (
     "ANNOTATION_CREATED",
@@ -116,7 +118,9 @@ class ConnectionCalls(Calls):
             return "updated"
         try:
             self.call(f"connecting {url}", lambda sdk: sdk.ml.create(**fields), repeat=False)
-        except LabelStudioError:
+        except LabelStudioError as error:
+            if RESERVED_ADDRESS not in error.message:
+                error.hint = f"{error.hint} {proxy_hint_for_label_studio(url)}".rstrip()
             # With some settings Label Studio answers 403 and keeps the row.
             for row in self.ml_backends(project_id):
                 if row["url"].rstrip("/") == url:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ml_backend.errors import LabelStudioError
+from ml_backend.proxies import proxy_hint
 
 RESERVED_ADDRESS = "reserved network address"
 RESERVED_ADDRESS_HINT = (
@@ -25,6 +26,9 @@ _HINTS = {
     413: "The body is larger than Label Studio or a proxy before it accepts.",
     429: "Label Studio asks for fewer requests; try again later.",
 }
+
+
+_OF_PROXIES = (403, 404, 405, 407, 502, 503, 504)
 
 
 class Refused(LabelStudioError):
@@ -62,8 +66,29 @@ class ImportUncertain(LabelStudioError):
         self.made = made
 
 
-def refusal(what: str, code: int, body: object) -> Refused:
-    """The error for an HTTP status and body, with the hint that fits the known traps."""
+def missing_token(public_url: str) -> Refused:
+    """The error where there is no token to send; nothing was asked."""
+    return Refused(
+        "LABEL_STUDIO_API_KEY is not set, so Label Studio would refuse every request.",
+        f"Log in at {public_url}/user/account, copy an access token from there, put it into "
+        "LABEL_STUDIO_API_KEY, and start again.",
+        401,
+    )
+
+
+def refusal(what: str, code: int, body: object, url: str = "") -> Refused:
+    """The error for an HTTP status and body, with the hint that fits the known traps.
+
+    `url`: the server, for a proxy before it may have answered in its place.
+    """
+    made = _refusal(what, code, body)
+    # A proxy's own refusals; what Label Studio says itself is JSON with a detail.
+    if code in _OF_PROXIES and not (isinstance(body, dict) and "detail" in body):
+        made.hint = f"{made.hint} {proxy_hint(url)}".rstrip()
+    return made
+
+
+def _refusal(what: str, code: int, body: object) -> Refused:
     detail = describe(body)
     message = f"Label Studio answered {code} to {what}: {detail}"
     if RESERVED_ADDRESS in detail:
@@ -84,7 +109,8 @@ def unreachable(url: str, what: str, error: Exception) -> Unreachable:
     sent = not isinstance(error, ConnectError | ConnectTimeout | PoolTimeout)
     made = Unreachable(
         f"No answer from Label Studio at {url} to {what}: {error or type(error).__name__}",
-        "Check that it runs and that LABEL_STUDIO_URL is its address seen from here.",
+        "Check that it runs and that LABEL_STUDIO_URL is its address seen from here. "
+        f"{proxy_hint(url)}".rstrip(),
         sent,
     )
     made.__cause__ = error

@@ -142,11 +142,50 @@ class TaskCalls(Calls):
                 "query": by_id([where("id", "in_list", "Number", ids[start : start + PAGE])]),
             }
             page = self.raw("GET", "api/tasks/", "predictions", params=params)["tasks"]
-            for task in page:
-                versions = str(task.get("predictions_model_versions") or "").split(",")
-                if model_version in (version.strip() for version in versions):
-                    found.add(int(task["id"]))
+            found |= {int(task["id"]) for task in page if model_version in _versions(task)}
         return found
+
+    def tasks_with_versions(
+        self, project_id: int
+    ) -> Iterator[tuple[dict[str, Any], frozenset[str]]]:
+        """Every task, {id, data}, by ascending id, with the versions that it has predictions of."""
+        params: dict[str, Any] = {
+            "project": project_id,
+            "page": 1,
+            "page_size": PAGE,
+            "fields": "all",
+            "include": "id,data,predictions_model_versions",
+        }
+        last = 0
+        while True:
+            params["query"] = by_id([where("id", "greater", "Number", last)])
+            page = self.raw("GET", "api/tasks/", f"tasks of {project_id}", params=params)["tasks"]
+            for task in page:
+                yield {"id": int(task["id"]), "data": task.get("data")}, _versions(task)
+            if len(page) < PAGE:
+                return
+            last = int(page[-1]["id"])
+
+    def predictions(self, task_id: int) -> list[dict[str, Any]]:
+        """The predictions of one task: {id, result, model_version, ...}; [] where it is gone."""
+        # Raw, as in `tasks`.
+        what = f"predictions of task {task_id}"
+        try:
+            found: list[dict[str, Any]] = self.raw(
+                "GET", "api/predictions/", what, params={"task": task_id}
+            )
+        except Refused as error:
+            if error.code == 400 and "not one of the available choices" in error.message:
+                return []
+            raise
+        return found
+
+    def update_prediction(self, prediction_id: int, **fields: Any) -> None:
+        """Change a prediction where it is, so that what names it (an answer in work) still can."""
+        self.call(
+            f"changing prediction {prediction_id}",
+            lambda sdk: sdk.predictions.update(id=prediction_id, **fields),
+        )
 
     def annotations(self, task_id: int) -> list[dict[str, Any]]:
         """The annotations of one task, the skipped ones included."""
@@ -190,3 +229,9 @@ class TaskCalls(Calls):
                 return None
             raise
         return task
+
+
+def _versions(task: Mapping[str, Any]) -> frozenset[str]:
+    """The versions that a listed task has predictions of."""
+    names = str(task.get("predictions_model_versions") or "").split(",")
+    return frozenset(name.strip() for name in names if name.strip())

@@ -67,7 +67,7 @@ class Keeper:
     @property
     def beat_s(self) -> float:
         """Pause between two beats: several of them fit into `ttl_s`."""
-        return min(2.0, self.ttl_s / 6)
+        return beat_pause_s(self.ttl_s)
 
     def start(self) -> None:
         """Take the worker's own lease, at once where the last holder was on this machine.
@@ -254,6 +254,11 @@ def holding(store: Store, lease_s: float, lease: str, *, wait: bool = True) -> I
     finally:
         stop.set()
         thread.join()
+
+
+def beat_pause_s(ttl_s: float) -> float:
+    """Pause between two beats of whoever is lost after `ttl_s` seconds of silence."""
+    return min(2.0, ttl_s / 6)
 
 
 def worker_lease(worker_id: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def media_url(
 def picture_urls(settings: Settings, query: Query) -> tuple[str, str]:
     """Addresses of the crop and the locator of a question, in the form PIXBAL_MEDIA asks for."""
     if settings.media == "local-files":
-        return _local_url(query, "crop"), _local_url(query, "locator")
+        return _local_url(settings, query, "crop"), _local_url(settings, query, "locator")
     place = (settings, query.project_id, query.image_id, query.region_index)
     return (
         media_url(*place, "crop", query.regions_hash),
@@ -156,8 +157,10 @@ def _local_path(query: Query, kind: str) -> str:
     return f"{LOCAL_FOLDER}/p{query.project_id}/{query.image_id}/{name}"
 
 
-def _local_url(query: Query, kind: str) -> str:
-    return f"/data/local-files/?d={_local_path(query, kind)}"
+def _local_url(settings: Settings, query: Query, kind: str) -> str:
+    """A path, since annotators may have different hosts; with the prefix of Label Studio's."""
+    prefix = urlsplit(settings.label_studio_public_url).path.rstrip("/")
+    return f"{prefix}/data/local-files/?d={_local_path(query, kind)}"
 
 
 def _cache_path(settings: Settings, image: Image, index: int, kind: str) -> Path:

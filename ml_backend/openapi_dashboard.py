@@ -28,7 +28,7 @@ def dashboard_paths() -> dict[str, Any]:
     """Pages and their data."""
     project = "/dashboard/projects/{project_id}"
     about = [_part("project_id", _PROJECT)]
-    version = [*about, _part("name", {"type": "string", "pattern": "^r[0-9]{1,9}$"})]
+    version = [*about, _part("name", {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,200}$"})]
     file = [_part("filename", {"type": "string", "enum": ["dashboard.css", "dashboard.js"]})]
     return {
         "/dashboard/": {"get": _page("overview", "Every project in short.")},

@@ -10,12 +10,18 @@ import shutil
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from sqlalchemy.exc import SQLAlchemyError
+
+from ml_backend.leases import worker_lease
 from ml_backend.managed import LOOPBACK, ManagedProcess, ProcessError, answers, free_port
+from ml_backend.proxies import without_proxy_to_loopback
+from ml_backend.settings import Settings
+from ml_backend.store import Store
+from ml_backend.store.engine import make_engine
 
 __all__ = [
     "BackendServer",
@@ -64,28 +70,36 @@ class BackendServer(ManagedProcess):
 
 
 class WorkerProcess(ManagedProcess):
-    """The process that runs the rounds; ready when it has written its first heartbeat."""
+    """The process that runs the rounds; ready when it has taken its lease."""
 
     name = "worker"
 
     def __init__(self, *, env: Mapping[str, str], log: Path, cwd: Path | None = None) -> None:
         super().__init__([sys.executable, "-m", "ml_backend.worker"], env=env, log=log, cwd=cwd)
-        self.heartbeat = Path(self.env.get("PIXBAL_HOME", "pixbal-data")) / "worker.heartbeat"
-        self._launched_at = 0.0
+        self._token_before = 0
 
     def launch(self) -> None:
-        """Start the child; an older heartbeat file does not count as this child's."""
-        self._launched_at = time.time()
+        """Start the child; a lease that an earlier one took does not count as this child's."""
+        self._token_before = self._token()
         super().launch()
 
     def ready(self) -> bool:
-        """True once the heartbeat file is newer than this start."""
-        path = self.heartbeat if self.cwd is None else self.cwd / self.heartbeat
-        try:
-            # One second of slack for file systems with coarse times.
-            return self.running and path.stat().st_mtime >= self._launched_at - 1.0
-        except FileNotFoundError:
-            return False
+        """True once the lease of this worker has changed hands since this start."""
+        return self.running and self._token() > self._token_before
+
+    def _token(self) -> int:
+        """The number of the worker's lease, which rises whenever it is taken; 0 for none yet."""
+        env = dict(self.env)
+        if self.cwd is not None:  # a relative home is relative to the child's folder
+            env["PIXBAL_HOME"] = str(self.cwd / (env.get("PIXBAL_HOME") or "pixbal-data"))
+        settings = Settings.from_env(env)
+        # Not Store.open: the child itself brings the database up to date.
+        with Store(make_engine(settings.database_url)) as store:
+            try:
+                lease = store.lease(worker_lease(settings.worker_id))
+            except SQLAlchemyError:
+                return 0  # no such table yet, or a server that is not up
+        return 0 if lease is None else lease.token
 
 
 class LabelStudioServer(ManagedProcess):
@@ -128,7 +142,8 @@ class LabelStudioServer(ManagedProcess):
         # Nothing of the parent's own LABEL_STUDIO_ or DJANGO settings may leak in.
         foreign = ("LABEL_STUDIO_", "DJANGO_", "PIXBAL_", "PYTHON")
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
-        return inherited | {
+        # Its calls of our backend, webhooks and predictions, stay on this machine.
+        return without_proxy_to_loopback(inherited) | {
             "LABEL_STUDIO_BASE_DATA_DIR": str(self.data_dir),
             "LABEL_STUDIO_HOST": self.url,
             "LABEL_STUDIO_USERNAME": self.user,

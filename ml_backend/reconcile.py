@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -63,7 +63,7 @@ def reconcile(store: Store, ls: LabelStudio, project_id: int, now: datetime) -> 
     if project.template not in REGION_TEMPLATES:
         return ReconcileReport()
     # Both before the walk: what is stored while it runs may be younger than its pages.
-    queries = [q for q in store.queries(project_id) if q.task_id]
+    queries = [q for q in store.queries(project_id) if q.task_id or q.status == "withdrawn"]
     asked = {q.task_id for q in queries if q.task_id and q.status != "withdrawn"}
     walk = Walk(queries)
     known = {label.annotation_id: label for label in store.labels(project_id, deleted=True)}
@@ -93,7 +93,8 @@ def reconcile(store: Store, ls: LabelStudio, project_id: int, now: datetime) -> 
         and label.seen_at < now
     ]
     deleted += store.delete_labels(project_id, gone, now)
-    copies = tuple(c for c in walk.groups() if [t.id for t in c.tasks] != [c.ledger])
+    groups = [replace(c, ledger=None) if c.ledger in vanished else c for c in walk.groups()]
+    copies = tuple(c for c in groups if [t.id for t in c.tasks] != [c.ledger])
     return ReconcileReport(len(annotations), changed, deleted, unknown, len(vanished), copies)
 
 

@@ -107,10 +107,10 @@ def write_round_snapshot(runtime: Runtime, project_id: int, number: int) -> str:
             log.warning("round %s: the snapshot is damaged, made anew: %s", number, error)
             shutil.rmtree(out)
         else:
-            _freeze(runtime, project, row, snapshot)
+            _freeze(runtime, project, row, snapshot, anew=False)
             return str(snapshot.path)
     snapshot = _write_snapshot(runtime, project, out)
-    _freeze(runtime, project, row, snapshot)
+    _freeze(runtime, project, row, snapshot, anew=True)
     return str(snapshot.path)
 
 
@@ -150,9 +150,11 @@ def _write_snapshot(runtime: Runtime, project: Project, out: Path) -> Snapshot:
         return write()
 
 
-def _freeze(runtime: Runtime, project: Project, row: Round, snapshot: Snapshot) -> None:
+def _freeze(
+    runtime: Runtime, project: Project, row: Round, snapshot: Snapshot, *, anew: bool
+) -> None:
     """Note what the round is made of, once: answers that come later are those of the next one."""
-    if row.train_config is not None and row.labels is not None:
+    if row.labels is not None and not anew:
         return
     runtime.store.update_round(
         project.id,

@@ -41,6 +41,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("PIXBAL_PUBLIC_URL", "http://HOST:PORT", "Backend as the annotator's browser sees it"),
     Setting("PIXBAL_BACKEND_URL", "PIXBAL_PUBLIC_URL", "Backend as Label Studio sees it"),
     Setting("LABEL_STUDIO_URL", "http://127.0.0.1:8080", "Label Studio as the backend sees it"),
+    Setting(
+        "LABEL_STUDIO_PUBLIC_URL", "LABEL_STUDIO_URL", "Label Studio as people's browsers see it"
+    ),
     Setting("LABEL_STUDIO_API_KEY", "", "Label Studio token, legacy or personal", True),
     Setting("PIXBAL_WEBHOOK_SECRET", "", "Value of the webhook header X-Pixbal-Secret", True),
     Setting("PIXBAL_BASIC_USER", "pixbal", "User Label Studio signs in with"),
@@ -86,6 +89,7 @@ class Settings:
     public_url: str
     backend_url: str
     label_studio_url: str
+    label_studio_public_url: str
     label_studio_api_key: str = field(repr=False)
     webhook_secret: str = field(repr=False)
     basic_user: str
@@ -120,6 +124,10 @@ class Settings:
         if faults:
             raise SettingsError(list(faults), "Correct them and start again.")
         return settings
+
+    def project_page(self, project_id: int) -> str:
+        """Where a person opens a project of Label Studio."""
+        return f"{self.label_studio_public_url}/projects/{project_id}/data"
 
     @property
     def images_dir(self) -> Path:
@@ -168,6 +176,13 @@ class Settings:
             )
 
 
+def home_of(environ: Mapping[str, str]) -> Path:
+    """PIXBAL_HOME of an environment, absolute, with ~ written out; for all who need it."""
+    # A shell leaves ~ as it is in quotes, in .env files and behind `env NAME=`.
+    text = environ.get("PIXBAL_HOME", "").strip() or "./pixbal-data"
+    return Path(text).expanduser().absolute()
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a server listening on the host."""
     if host == "localhost":
@@ -198,7 +213,7 @@ def _values(environ: Mapping[str, str], faults: Faults) -> dict[str, str]:
             if near:
                 faults.append(f"{name} is not a setting; did you mean {near[0]}?")
     values = {s.name: environ[s.name].strip() for s in SETTINGS if environ.get(s.name, "").strip()}
-    home = Path(values.get("PIXBAL_HOME", "./pixbal-data")).expanduser().absolute()
+    home = home_of(environ)
     values["PIXBAL_HOME"] = str(home)
     stored = read_secrets(home, faults)
     for setting in SETTINGS:
@@ -227,6 +242,7 @@ def _parse(values: Mapping[str, str], faults: Faults) -> Settings:
     admin_password = token(values, "PIXBAL_ADMIN_PASSWORD", faults)
     if 0 < len(admin_password) < MIN_PASSWORD:
         faults.append(f"PIXBAL_ADMIN_PASSWORD must have at least {MIN_PASSWORD} characters")
+    label_studio = http_url(values, "LABEL_STUDIO_URL", "http://127.0.0.1:8080", faults)
     levels = ("DEBUG", "INFO", "WARNING", "ERROR")
     level = {"PIXBAL_LOG_LEVEL": values.get("PIXBAL_LOG_LEVEL", "INFO").upper()}
     return Settings(
@@ -239,7 +255,8 @@ def _parse(values: Mapping[str, str], faults: Faults) -> Settings:
         port=port,
         public_url=public,
         backend_url=http_url(values, "PIXBAL_BACKEND_URL", public, faults),
-        label_studio_url=http_url(values, "LABEL_STUDIO_URL", "http://127.0.0.1:8080", faults),
+        label_studio_url=label_studio,
+        label_studio_public_url=http_url(values, "LABEL_STUDIO_PUBLIC_URL", label_studio, faults),
         label_studio_api_key=token(values, "LABEL_STUDIO_API_KEY", faults),
         webhook_secret=token(values, "PIXBAL_WEBHOOK_SECRET", faults),
         basic_user=user,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,90 +12,129 @@ from rich.table import Table
 
 from ml_backend.answers_status import answers_lines, answers_status
 from ml_backend.errors import NotFound
+<<<<<<< HEAD
 from ml_backend.labels import counting_labels
+=======
+from ml_backend.liveness import WorkerSign
+>>>>>>> main
 from ml_backend.settings import Settings
 from ml_backend.store import Store
+from ml_backend.words import ENDED, duration, state_words, waits_for
 
 
-def project_status(settings: Settings, store: Store, project_id: int) -> dict[str, Any]:
-    """Counts, rounds and versions of a project; no secret is among them."""
+def project_status(
+    settings: Settings, store: Store, project_id: int, workers: Sequence[WorkerSign] = ()
+) -> dict[str, Any]:
+    """Counts, rounds and versions of a project; no secret is among them.
+
+    `workers`: what a look at them has found, see `liveness`.
+    """
     project = store.project(project_id)
     if project is None:
         raise NotFound(f"project {project_id} is unknown here", hint="See `pixbal status`.")
     images = store.images(project_id)
+<<<<<<< HEAD
     queries, labels = store.queries(project_id), store.effective_labels(project_id)
     versions = store.versions(project_id)
     counting = counting_labels(queries, labels)
+=======
+    labels = store.effective_labels(project_id)
+    rounds = store.rounds(project_id)
+>>>>>>> main
     return {
         "project": project_id,
         "title": project.title,
-        "url": f"{settings.label_studio_url}/projects/{project_id}/data",
+        "url": settings.project_page(project_id),
         "template": project.template,
         "method": project.method,
         "side_px": project.side_px,
         "model_version": project.model_version,
+        "current_version": project.current_version,
+        "state": project.state,
+        "push_held": project.push_held,
+        "trouble": project.trouble,
+        "trouble_at": project.trouble_at,
         "images": dict(Counter(f"{i.split} {i.status}" for i in images)),
         "refused": [{"image": i.source, "why": i.reason} for i in images if i.status != "ready"],
         "regions": sum(i.region_count for i in images if i.split == "pool"),
         "questions": dict(Counter(q.status for q in queries)),
         "labels": dict(Counter(label.kind for label in counting.values())),
         "clicks": store.clicks(project_id),
+<<<<<<< HEAD
         "rounds": [asdict(r) for r in store.rounds(project_id)],
         "workers": [asdict(lease) for lease in store.leases() if lease.holder],
         "versions": [asdict(v) for v in versions],
         **answers_status(store, project, queries, labels, versions),
+=======
+        "rounds": [asdict(r) for r in rounds],
+        "waiting": waits_for(store, rounds[-1], workers) if rounds else "",
+        "workers": [asdict(worker) for worker in workers],
+        "versions": [asdict(v) for v in store.versions(project_id)],
+>>>>>>> main
         "events_kept_aside": [
             {"event": e.id, "action": e.action, "why": e.error}
-            for e in store.failed_events()
-            if e.project_id == project_id
+            for e in store.failed_events(project_id)
         ],
     }
 
 
 def status_tables(status: dict[str, Any]) -> list[Table]:
-    """The status for a terminal: one table of counts, one of rounds."""
+    """The status for a terminal of 80 columns: counts, rounds, and in full what was said of them.
+
+    Whatever may be long has a column of its own that takes all the room there is.
+    """
     counts = Table(
         title=f"Project {status['project']}: {escape(status['title'])}", show_header=False
     )
+    counts.add_column(no_wrap=True)
+    counts.add_column(overflow="fold")
     for key in ("url", "method", "side_px", "model_version", "regions", "clicks"):
         counts.add_row(key, escape(str(status[key])))
     for key in ("images", "questions", "labels"):
         text = ", ".join(f"{n} {name}" for name, n in sorted(status[key].items())) or "none"
         counts.add_row(key, escape(text))
+<<<<<<< HEAD
     for name, line in answers_lines(status):
         counts.add_row(name, escape(line))
+=======
+    for row in status["rounds"]:
+        if row["state"] not in ENDED:
+            counts.add_row("now", escape(_now(row, status["waiting"])))
+>>>>>>> main
     for refused in status["refused"][:5]:
         counts.add_row("refused", escape(f"{refused['image']}: {refused['why']}"))
     rounds = Table(title="Rounds")
-    for column in (
-        "round",
-        "state",
-        "progress",
-        "loss",
-        "ETA",
-        "labels",
-        "clicks",
-        "mIoU",
-        "error",
-    ):
-        rounds.add_column(column)
+    for column in ("round", "state", "labels", "clicks", "mIoU"):
+        rounds.add_column(column, no_wrap=True)
+    remarks = Table(title="What was said of them")
+    remarks.add_column("round", no_wrap=True)
+    remarks.add_column("remark", overflow="fold")
     metrics = {v["round"]: v["metrics"] for v in status["versions"]}
     for row in status["rounds"]:
         miou = metrics.get(row["number"], {}).get("miou")
-        done = row["state"] in ("done", "failed")
-        step = "" if done or not row["steps"] else f"{row['step']}/{row['steps']}"
         rounds.add_row(
             str(row["number"]),
-            row["state"],
-            step,
-            "" if done or row["loss"] is None else f"{row['loss']:.3f}",
-            "" if done or row["eta_s"] is None else f"{row['eta_s']:.0f} s",
+            state_words(row["state"]),
             str(row["labels"] or ""),
             str(row["clicks"] or ""),
             "" if miou is None else f"{miou:.3f}",
-            escape(_remarks(row)),
         )
-    return [counts, rounds]
+        if said := _remarks(row):
+            remarks.add_row(str(row["number"]), escape(said))
+    return [counts, rounds, *([remarks] if remarks.rows else [])]
+
+
+def _now(row: dict[str, Any], waiting: str) -> str:
+    """The round that is not over: where it is, or behind whom it waits."""
+    parts = [f"round {row['number']}: {waiting or state_words(row['state'])}"]
+    if row["steps"] and row["state"] == row["stage"]:
+        parts.append(f"step {row['step']} of {row['steps']}")
+    if row["loss"] is not None:
+        parts.append(f"loss {row['loss']:.3f}")
+    if row["eta_s"] is not None:
+        # Of the stage: how long pseudo labels, measuring, scoring and pushing take, nobody knows.
+        parts.append(f"{duration(row['eta_s'])} left in this stage")
+    return ", ".join(parts)
 
 
 def _remarks(row: dict[str, Any]) -> str:

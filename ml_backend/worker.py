@@ -26,13 +26,14 @@ from ml_backend.label_studio import LabelStudio
 from ml_backend.leases import Keeper, give_up, project_lease, push_lease
 from ml_backend.locks import file_lock, worker_lock
 from ml_backend.logs import configure_logging
+from ml_backend.mask_refresh import MaskRefresh
 from ml_backend.player import Player, utc_now
 from ml_backend.reconcile import ReconcileReport, reconcile
 from ml_backend.rescue import Rescue
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.state import CycleState, Step, next_step
-from ml_backend.store import Project, Store
+from ml_backend.store import Project, Round, Store
 from ml_backend.trouble import Pauses, note_trouble
 from ml_backend.workflow import DurableEngine
 from training.errors import TrainingError
@@ -55,6 +56,7 @@ class Worker:
     stop: threading.Event = field(default_factory=threading.Event)
     cycle: Cycle = field(init=False)
     rescue: Rescue = field(init=False)
+    masks: MaskRefresh = field(init=False)
     pushes: Pauses = field(init=False)
     walks: Pauses = field(init=False)
     _pushing: set[int] = field(default_factory=set)  # a push was queued, its end not seen yet
@@ -68,10 +70,10 @@ class Worker:
         self.rescue = Rescue(store, self.keeper, self.engine, settings.retry_s, self.clock)
         self.pushes = Pauses(settings.retry_s, self.clock)
         self.walks = Pauses(settings.reconcile_s, self.clock)
+        self.masks = MaskRefresh(self.runtime, self.keeper, self.clock, self.now)
 
     def run(self) -> None:
         """Take up what was running, then poll until stopped."""
-        self.heartbeat()
         log.info("worker %s ready: home %s", self.keeper.worker_id, self.runtime.settings.home)
         while not self.stop.is_set():
             try:
@@ -99,25 +101,17 @@ class Worker:
         while not self.stop.wait(self.keeper.beat_s):
             try:
                 self.keeper.beat()
-                self.heartbeat()
             except LeaseLost as error:
                 give_up(error)
             except Exception as error:  # the database is away, the disk is full
                 log.warning("no heartbeat: %s", reason_of(error))
 
-    def heartbeat(self) -> None:
-        """Say that the worker is alive; `pixbal doctor` and the health check read it."""
-        path = self.runtime.settings.home / "worker.heartbeat"
-        # Several workers may share a home, and take turns at the file.
-        temporary = path.with_name(f"{path.name}.{self.keeper.worker_id}")
-        temporary.write_text(f"{time.time():.3f}\n", encoding="ascii")
-        os.replace(temporary, path)
-
     def tick(self) -> None:
-        """One look: events, reconciliation, then what each project needs."""
+        """One look: events, reconciliation, masks, then what each project needs."""
         store = self.runtime.store
         came = round_steps.apply_pending_events(store)
         found = self._reconcile_due()
+        self.masks.look()
         asked = store.pending_events(actions=(*asking.TRAIN_ACTIONS, asking.PUSH), limit=1)
         now = self.clock()
         if not (came or found or asked) and now - self._decided < DECIDE_EVERY_S:
@@ -141,13 +135,14 @@ class Worker:
 
     def _note_push(self, project: Project) -> None:
         """How the push ended that was queued here."""
-        if project.id not in self._pushing or self.engine.pushing(project.id):
+        state = self.engine.push_state(project.id)
+        if project.id not in self._pushing or state == "running":
             return
         self._pushing.discard(project.id)
-        if project.trouble is None:
-            self.pushes.went_well(project.id)
-        else:
+        if state == "failed":
             self.pushes.failed(project.id)
+        else:
+            self.pushes.went_well(project.id)
 
     def _refused(self, pauses: Pauses, project: Project, error: Exception) -> None:
         known = isinstance(error, BackendError | TrainingError | DBAPIError)
@@ -213,13 +208,15 @@ class Worker:
             self._pushing.add(project.id)
             self.engine.push(project.id)
         elif step is Step.TRAIN:
+            row = None
             with self.keeper.turn(project_lease(project.id), wait=False) as held:
                 # Looked at again: meanwhile another worker may have done it.
                 state = self.cycle.state(project)
-                if not held or next_step(state) is not Step.TRAIN:
-                    return Step.WAIT
-                trigger = "request" if state.requested else "retry" if state.failed else "labels"
-                self.start_round(project, trigger)
+                if held and next_step(state) is Step.TRAIN:
+                    row = self._record_round(project, state)
+            if row is None:
+                return Step.WAIT
+            self.engine.start(row)  # killed before this, `Rescue` queues it
         self._answer_requests(project, state, step)
         return step
 
@@ -237,9 +234,10 @@ class Worker:
         if state.push_requested and not state.may_push:
             asking.finish(store, self.cycle.pushes(project.id), round_steps.why_no_push(project))
 
-    def start_round(self, project: Project, trigger: str) -> None:
-        """Record the round, then queue it; killed in between, `Rescue` queues it."""
+    def _record_round(self, project: Project, state: CycleState) -> Round | None:
+        """The row of the round to start, or of the one to try again; None where it is there."""
         store = self.runtime.store
+        trigger = "request" if state.requested else "retry" if state.failed else "labels"
         rounds = store.rounds(project.id)
         last = rounds[-1] if rounds else None
         if last is not None and last.state == "failed":
@@ -247,7 +245,7 @@ class Worker:
             number = last.number
             key = workflow_id(project.id, number, attempt)
             # By itself it goes on with what was frozen; asked for, it takes what is there now.
-            anew = {} if trigger == "retry" else {"train_config": None, "labels": None}
+            anew = {} if trigger == "retry" else {"train_config": None}
             store.update_round(
                 project.id, number, state="queued", attempts=attempt, workflow_id=key,
                 error=None, finished_at=None, retry_in_s=None, **anew,
@@ -256,11 +254,9 @@ class Worker:
             number = last.number + 1 if last else 1
             key = workflow_id(project.id, number, 1)
             if not store.start_round(project.id, number, trigger, key):
-                return
-        row = store.round(project.id, number)
-        if row is not None:
-            log.info("project %s: round %s queued (%s)", project.id, number, trigger)
-            self.engine.start(row)
+                return None
+        log.info("project %s: round %s queued (%s)", project.id, number, trigger)
+        return store.round(project.id, number)
 
 
 def main(settings: Settings) -> None:
@@ -274,7 +270,7 @@ def main(settings: Settings) -> None:
     lock = worker_lock(settings.home, settings.worker_id)
     with file_lock(lock, what=f"the worker {settings.worker_id} of this home", wait=False):
         store = Store.open(settings.database_url)
-        ls = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+        ls = LabelStudio.of(settings)
         runtime = Runtime(settings, store, ls)
         keeper = Keeper(store, settings.worker_id, settings.lease_s)
         engine = DurableEngine(Player(runtime, keeper))

@@ -15,7 +15,7 @@ import uuid
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
-from ml_backend.engine import MOST_RECOVERIES, EngineState
+from ml_backend.engine import MOST_RECOVERIES, EngineState, PushState
 from ml_backend.failures import transient
 from ml_backend.player import SUPERSEDED, Player
 from ml_backend.settings import Settings
@@ -195,15 +195,19 @@ class DurableEngine:
 
     def push(self, project_id: int) -> None:
         """Queue a push of the project's next questions; one that is queued or runs is enough."""
-        if self.pushing(project_id):
+        if self.push_state(project_id) == "running":
             return
         key = f"project-{project_id}-push-{uuid.uuid4().hex}"
         with SetWorkflowID(key):
             DBOS.enqueue_workflow(PUSH_QUEUE, push_workflow, project_id)
         self._pushes[project_id] = key
 
-    def pushing(self, project_id: int) -> bool:
-        """Whether such a push is queued here, or runs."""
+    def push_state(self, project_id: int) -> PushState:
+        """What became of the last push that was queued here."""
         key = self._pushes.get(project_id)
         status = None if key is None else DBOS.get_workflow_status(key)
-        return status is not None and status.status in ("ENQUEUED", "DELAYED", "PENDING")
+        if status is None:
+            return "none"
+        if status.status in ("ENQUEUED", "DELAYED", "PENDING"):
+            return "running"
+        return "done" if status.status == "SUCCESS" and status.output == "done" else "failed"

@@ -8,6 +8,8 @@ import re
 import shutil
 import sqlite3
 import tempfile
+import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -27,6 +29,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from ml_backend.app import Services, create_app
+from ml_backend.leases import Keeper
 from ml_backend.settings import Settings
 from ml_backend.store import Store, VersionRow
 from training.files import write_json
@@ -62,6 +65,28 @@ def log_in(
     token = form_token(client.get("/dashboard/login").get_data(as_text=True))
     form = {"user": user, "password": password, "csrf_token": token}
     return client.post("/dashboard/login", data=form, **more)
+
+
+@contextlib.contextmanager
+def beating(store: Store, *names: str) -> Iterator[None]:
+    """Workers that hold their leases and beat, from a thread as real ones do."""
+    keepers = [Keeper(store, name, 30.0) for name in names]
+    for keeper in keepers:
+        keeper.start()
+    stop = threading.Event()
+
+    def beat() -> None:
+        while not stop.wait(0.1):
+            for keeper in keepers:
+                keeper.beat()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def busy_store(home: Path) -> Store:

@@ -114,6 +114,7 @@ class Sdk(Part):
         super().__init__(server, timeout_s)
         self.projects = Projects(server, timeout_s)
         self.actions = Actions(server, timeout_s)
+        self.predictions = Predictions(server, timeout_s)
         self.webhooks = Webhooks(server, timeout_s)
         self.ml = MlBackends(server, timeout_s)
         self.versions = Versions(server, timeout_s)
@@ -209,6 +210,17 @@ class Actions(Part):
         ids = list(selected_items["included"])
         name, do = known[id]
         self._ask(name, project, ids, lambda: do(project, ids), request_options)
+
+
+class Predictions(Part):
+    """sdk.predictions"""
+
+    def update(self, *, id: int, **fields: Any) -> Found:
+        """Change one."""
+        return self._ask(
+            "update_prediction", None, {"id": id, **fields},
+            lambda: Found(self._server.update_prediction(id, fields)),
+        )  # fmt: skip
 
 
 class Webhooks(Part):
@@ -344,9 +356,18 @@ class Http(Part):
                     server.owner("tasks", task),
                     (lambda: server.annotations_of(task)),
                 )
+            case ["GET", "predictions"]:
+                task = int(params["task"])
+                return (
+                    "predictions",
+                    server.owner("tasks", task),
+                    (lambda: server.predictions_of(task)),
+                )
             case ["GET", "tasks"]:
-                versions = "predictions_model_versions" in params["include"]
-                name = "tasks_with_prediction" if versions else "tasks"
+                name = "tasks"
+                if "predictions_model_versions" in params["include"]:
+                    chosen = "in_list" in params["query"]
+                    name = "tasks_with_prediction" if chosen else "tasks_with_versions"
                 number = int(params["project"])
                 return name, number, lambda: page_of(server.project(number), params)
         raise NotImplementedError(f"{method} {'/'.join(parts)}")

@@ -88,7 +88,8 @@ class Faults:
     METHODS = (
         "whoami", "version", "create_project", "project", "update_project", "delete_project",
         "validate_config", "model_versions", "fetch", "import_tasks", "import_predictions", "tasks",
-        "tasks_with_prediction", "annotations", "delete_tasks", "next_task",
+        "tasks_with_prediction", "tasks_with_versions", "predictions", "update_prediction",
+        "annotations", "delete_tasks", "next_task",
         "webhooks", "create_webhook", "update_webhook", "delete_webhook",
         "ml_backends", "create_ml_backend", "update_ml_backend", "delete_ml_backend",
         "local_storages", "create_local_storage",

@@ -251,7 +251,8 @@ class FakeServer:
     ) -> FakeTask:
         """A task with a chosen id."""
         now = self._tick()
-        made = FakeTask(task_id, deepcopy(data), now, now, deepcopy(list(predictions)))
+        rows = [{"id": self._next("prediction"), **deepcopy(row)} for row in predictions]
+        made = FakeTask(task_id, deepcopy(data), now, now, rows)
         self.projects[project_id].tasks[task_id] = made
         return made
 
@@ -422,6 +423,27 @@ class FakeServer:
         """The annotations of a task."""
         return deepcopy(self._project_of_task(task_id).of_task(task_id))
 
+    def predictions_of(self, task_id: int) -> list[Row]:
+        """The predictions of a task, the oldest first; 400 where it is not there."""
+        for project in self.projects.values():
+            if task_id in project.tasks:
+                rows = project.tasks[task_id].predictions
+                return [{**deepcopy(row), "task": task_id} for row in rows]
+        raise invalid(
+            task=["Select a valid choice. That choice is not one of the available choices."]
+        )
+
+    def update_prediction(self, prediction_id: int, fields: Row) -> Row:
+        """Change a prediction; its task counts as changed."""
+        for project in self.projects.values():
+            for task in project.tasks.values():
+                for row in task.predictions:
+                    if row["id"] == prediction_id:
+                        row.update(deepcopy(fields))
+                        task.updated_at = self._tick()
+                        return deepcopy(row)
+        raise HttpError(404, _NOT_FOUND)
+
     # -- inside -------------------------------------------------------------------------------
 
     def _check_fields(self, project: FakeProject | None, fields: Row) -> None:
@@ -451,6 +473,7 @@ class FakeServer:
 
     def _prediction(self, sent: Mapping[str, Any]) -> Row:
         return {
+            "id": self._next("prediction"),
             "result": deepcopy(sent["result"]),
             "score": sent.get("score"),
             "model_version": sent.get("model_version", "undefined"),

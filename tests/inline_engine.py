@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ml_backend.engine import EngineState
+from ml_backend.engine import EngineState, PushState
 from ml_backend.errors import LeaseLost
 from ml_backend.player import SUPERSEDED, Player
 from ml_backend.store import Round
@@ -22,6 +22,7 @@ class InlineEngine:
     dies_before: str | None = None
     states: dict[str, EngineState] = field(default_factory=dict)
     pushes: list[int] = field(default_factory=list)
+    _push_states: dict[int, PushState] = field(default_factory=dict)
     _unfinished: dict[str, Round] = field(default_factory=dict)
 
     def start(self, row: Round) -> None:
@@ -93,7 +94,9 @@ class InlineEngine:
         except LeaseLost:
             raise
         except Exception:
-            return  # noted with the project, as in the durable engine
+            self._push_states[project_id] = "failed"  # its reason is noted with the project
+        else:
+            self._push_states[project_id] = "done"
 
-    def pushing(self, project_id: int) -> bool:
-        return False
+    def push_state(self, project_id: int) -> PushState:
+        return self._push_states.get(project_id, "none")

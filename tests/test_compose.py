@@ -102,6 +102,32 @@ def test_only_known_settings_and_the_narrow_private_address_opening() -> None:
     assert services()["label-studio"]["image"].startswith("heartexlabs/label-studio:1.23")
 
 
+def test_links_for_people_do_not_point_into_the_compose_network() -> None:
+    """Seen failing as it was: "open in Label Studio" led to http://label-studio:8080."""
+    label_studio = services()["label-studio"]["environment"]
+    for name in ("backend", "worker", "worker-gpu"):
+        environment = services()[name]["environment"]
+        # The very address that Label Studio writes into task data.
+        assert environment["LABEL_STUDIO_PUBLIC_URL"] == label_studio["LABEL_STUDIO_HOST"]
+        assert environment["LABEL_STUDIO_PUBLIC_URL"].endswith(":-http://localhost:8080}")
+
+
+def test_the_gpu_profile_builds_a_gpu_image() -> None:
+    """Seen failing as it was: one image for both, with PyTorch from the index of CPU builds."""
+    found, dockerfile = services(), (ROOT / "Dockerfile").read_text()
+    default = re.search(r"^ARG TORCH_INDEX=(\S+)$", dockerfile, re.MULTILINE)
+    assert default is not None
+    assert default[1].endswith("/whl/cpu")
+    assert '--index-url "$TORCH_INDEX" "torch' in dockerfile
+    build = found["worker-gpu"]["build"]
+    assert build["context"] == "."
+    assert re.search(r"/whl/cu\d+\}?$", build["args"]["TORCH_INDEX"])
+    # Else one build would overwrite the other's image.
+    assert found["worker-gpu"]["image"] != found["worker"]["image"]
+    assert found["worker"]["image"] == found["backend"]["image"]
+    assert found["worker"]["build"] == "."
+
+
 def test_commands_exist() -> None:
     for name in ("backend", "worker", "worker-gpu"):
         program, command, *_ = services()[name]["command"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
-import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from dashboard_helpers import (
     PASSWORD,
     admin_client,
     admin_settings,
+    beating,
     busy_store,
     finished_round,
     form_token,
@@ -30,11 +31,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_backend.cli import main
-from ml_backend.dashboard.surroundings import LabelStudioSign, duration, worker_sign
+from ml_backend.dashboard.surroundings import LabelStudioSign, Sign, worker_sign
 from ml_backend.dashboard.view import current_job
 from ml_backend.export import export_version
+from ml_backend.liveness import WorkerSign
 from ml_backend.settings import Settings
 from ml_backend.store import Round, Store
+from ml_backend.words import duration
 
 EVIL = "<img src=x onerror=alert(1)>\"'&{{7*7}}"
 FETCHING = ("src", "href", "srcset", "data", "action", "poster", "background", "formaction")
@@ -117,13 +120,15 @@ def pages(client: FlaskClient) -> dict[str, str]:
 # What is shown
 
 
-def test_project_page_shows_the_store(client: FlaskClient, config: Settings) -> None:
-    (config.home / "worker.heartbeat").write_text(f"{time.time() - 3:.3f}\n")
-    text = " ".join(Page(client.get("/dashboard/projects/4").get_data(as_text=True)).text.split())
+def test_project_page_shows_the_store(client: FlaskClient, store: Store) -> None:
+    with beating(store, "w1"):
+        text = " ".join(
+            Page(client.get("/dashboard/projects/4").get_data(as_text=True)).text.split()
+        )
     for shown in (
         "Street scenes", "60 images, 9900 regions", "Questions open 2", "Answered 8", "Labels 8",
         "Clicks 15", "mIoU 53.1 %", "Round 6: training, stage 1", "Epoch 7", "Step 163 of 240",
-        "Loss 0.831", "Time left 4 min 14 s", "Worker alive 3 s ago", "Label Studio no answer",
+        "Loss 0.831", "Left in this stage 4 min 14 s", "Worker alive", "Label Studio no answer",
         "5 failed 612 905 asked for 1 min 0 s RuntimeError: the loss is not a number",
         "4 done 53.1 600 884 batch answered 2 min 0 s", "r4 in use", "IoU of each class, r4",
     ):  # fmt: skip
@@ -200,7 +205,8 @@ def test_job_as_json_is_what_the_page_shows(client: FlaskClient, store: Store) -
     ],
 )
 def test_job_with_odd_numbers(fields: dict[str, object], share: int | None) -> None:
-    job = current_job([Round(4, 1, "labels", "w", "stage1", **fields)])  # type: ignore[arg-type]
+    row = Round(4, 1, "labels", "w", "stage1", **fields)  # type: ignore[arg-type]
+    job = current_job([row], lambda row: "")
     assert job is not None
     assert (job.share, job.loss, job.eta) == (share, "", "")
 
@@ -213,12 +219,14 @@ def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_worker_sign(tmp_path: Path) -> None:
-    assert "never ran" in worker_sign(tmp_path, 100.0).text
-    beat = tmp_path / "worker.heartbeat"
-    for content, now, good in (("95.0", 100.0, True), ("10", 100.0, False), ("x", 100.0, False)):
-        beat.write_text(content)
-        assert worker_sign(tmp_path, now).good is good
+def test_worker_sign() -> None:
+    alive, lost = WorkerSign("a", "a@x", True, 0.0), WorkerSign("b", "b@x", False, 9.0)
+    assert worker_sign([]) == Sign(False, "none runs; start it with `pixbal worker` or `pixbal up`")
+    assert worker_sign([alive]) == Sign(True, "alive")
+    assert worker_sign([alive, replace(alive, id="c")]) == Sign(True, "2 alive")
+    assert worker_sign([alive, lost]) == Sign(True, "alive; no sign of b")
+    assert not worker_sign([alive, replace(lost, held=("project:4",))]).good
+    assert "no sign of b; start it" in worker_sign([lost]).text
 
 
 def test_label_studio_is_asked_without_secrets_and_not_for_every_page() -> None:

@@ -219,6 +219,28 @@ def test_the_version_in_use_outlives_its_predictions(office: Office) -> None:
     assert office.version(project) == "r0"
 
 
+def test_predictions_are_changed_where_they_are(office: Office) -> None:
+    ls, project = office.ls, office.project()
+    first, second = ls.import_tasks(project, [task(0), task(1)])
+    ls.import_predictions(project, [predict(first, 0.25, "p4-r2")])
+    old, new = ls.predictions(first)
+    assert [row["model_version"] for row in (old, new)] == ["r0", "p4-r2"]
+    assert [row["task"] for row in (old, new)] == [first, first]
+    found = list(ls.tasks_with_versions(project))
+    assert [(row["id"], versions) for row, versions in found] == [
+        (first, {"r0", "p4-r2"}), (second, {"r0"}),
+    ]  # fmt: skip
+    assert found[0][0]["data"] == task(0)["data"]
+    ls.update_prediction(old["id"], result=ticks("Sky"), model_version="p4-r3", score=1.0)
+    now, other = ls.predictions(first)
+    assert other["result"] == new["result"]
+    assert [now[key] for key in ("id", "model_version", "score")] == [old["id"], "p4-r3", 1.0]
+    assert now["result"] == ticks("Sky")
+    assert ls.model_versions(project) == {"r0": 1, "p4-r2": 1, "p4-r3": 1}
+    assert office.refusal("update_prediction", old["id"] + 7777, model_version="x") == 404
+    assert ls.predictions(second + 7777) == []
+
+
 def test_scores_outside_of_0_and_1_are_dropped(office: Office) -> None:
     ls, project = office.ls, office.project()
     ids = ls.import_tasks(project, [task(0), task(1)])

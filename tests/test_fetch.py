@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import re
+from dataclasses import replace
 
 import pytest
 from http_stub import Reply, Request, Stub, replies
@@ -301,3 +303,84 @@ def test_errors_name_the_address_without_its_signature() -> None:
         assert "secret" not in str(caught.value)
     with pytest.raises(FetchError, match="cannot be fetched"):
         fetcher(server.url).fetch("/data/upload/7/a.png")
+
+
+@pytest.mark.parametrize("prefix", ["", "/label-studio"])
+def test_label_studio_by_its_own_public_address_is_asked_at_the_reachable_one(prefix: str) -> None:
+    """It writes http://127.0.0.1:P into task data, LABEL_STUDIO_URL says http://localhost:P.
+
+    Seen failing as it was: "leads to 127.0.0.1, not a public address".
+    """
+    public = f"http://labels.example.com{prefix}"
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        ours = fetcher(server.url, public_url=public)
+        assert ours.fetch(f"{public}/data/local-files/?d=a%20b.png") == PIXELS
+        assert ours.fetch(f"{prefix}/data/upload/7/a.png") == PIXELS
+        assert [r.path for r in server.requests] == [
+            "/data/local-files/?d=a%20b.png",
+            "/data/upload/7/a.png",
+        ]
+        assert all(r.headers["Authorization"] == "Token secret" for r in server.requests)
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        by_name = fetcher(f"http://localhost:{server.port}", public_url=server.url)
+        assert by_name.fetch(f"{server.url}/data/upload/7/a.png") == PIXELS
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/api/users/", "/images/a.png", "/label-studio/api/users/", "/label-studiox/data/upload/a",
+     "/data/upload/a.png", "/label-studio/%61pi/users/"],
+)  # fmt: skip
+def test_the_token_is_never_sent_to_the_public_address(path: str) -> None:
+    """What is no file of Label Studio there is a stranger's.
+
+    Seen failing with every path below the public address sent to Label Studio.
+    """
+    with Stub(replies(Reply(body=PIXELS))) as server, Stub(replies(Reply(body=PIXELS))) as other:
+        host = f"http://labels.example.com:{other.port}"
+        public = {"public_url": f"{host}/label-studio"}
+        away = fetcher(server.url, resolve=anywhere, allowed=lambda address: True, **public)
+        assert away.fetch(f"{host}{path}") == PIXELS
+        assert server.requests == []
+        assert not any("Authorization" in r.headers for r in other.requests)
+
+
+def test_a_redirect_to_the_public_address_stays_at_the_reachable_one() -> None:
+    """A cloud file's presign, or the log-in, may be redirected to LABEL_STUDIO_HOST."""
+    public = "http://labels.example.com/label-studio"
+    script = (
+        Reply(302, headers={"Location": f"{public}/data/upload/7/a.png"}), Reply(body=PIXELS),
+        Reply(302, headers={"Location": f"{public}/user/login/?next=/data"}),
+    )  # fmt: skip
+    with Stub(replies(*script)) as server:
+        ours = fetcher(server.url, public_url=public)
+        assert ours.fetch("s3://bucket/a.png", task_id=5) == PIXELS
+        assert server.requests[1].path == "/data/upload/7/a.png"
+        with pytest.raises(FetchError, match="asks for a log-in"):
+            ours.fetch("/data/upload/8/b.png")
+
+
+def test_a_prefix_of_label_studio_is_added_once() -> None:
+    """LABEL_STUDIO_HOST=http://host/label-studio writes it into the paths of its uploads.
+
+    Seen failing as it was: /label-studio/label-studio/data/upload/7/a.png, 404.
+    """
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        ours = fetcher(f"{server.url}/label-studio")
+        for path in ("/label-studio/data/upload/7/a.png", "/data/upload/7/a.png"):
+            assert ours.fetch(path) == PIXELS
+        assert {r.path for r in server.requests} == {"/label-studio/data/upload/7/a.png"}
+        assert all("Authorization" in r.headers for r in server.requests)
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        assert fetcher(f"{server.url}/data").fetch("/data/upload/7/a.png") == PIXELS
+        assert server.requests[0].path == "/data/data/upload/7/a.png"
+
+
+def test_the_hint_of_a_refused_address_works_when_followed() -> None:
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        ours, url = fetcher(f"http://localhost:{server.port}"), f"{server.url}/data/upload/a.png"
+        with pytest.raises(FetchError, match="not a public address") as caught:
+            ours.fetch(url)
+        hint = re.search(r"LABEL_STUDIO_PUBLIC_URL=(\S+)", caught.value.hint)
+        assert hint is not None
+        assert replace(ours, public_url=hint[1]).fetch(url) == PIXELS

@@ -44,11 +44,12 @@ from werkzeug.test import Client, TestResponse, run_wsgi_app
 from label_config import Answer, answer_result
 from ml_backend import asking
 from ml_backend.app import Services, create_app
+from ml_backend.asking import TRAIN_ACTIONS
 from ml_backend.dashboard.access import COOKIE
 from ml_backend.events import event_digest
 from ml_backend.media import picture_urls
 from ml_backend.openapi import document
-from ml_backend.round_steps import TRAIN_ACTIONS, apply_pending_events
+from ml_backend.round_steps import apply_pending_events
 from ml_backend.settings import Settings
 from ml_backend.store import Store
 from training.regions import RegionMap

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from backend_helpers import make_project, make_query, make_settings, open_queries
 from sqlalchemy import text
+from test_liveness import watched
 from test_store import _postgres_url
 
 from ml_backend.doctor_workers import examine_workers
@@ -19,7 +20,6 @@ from ml_backend.locks import file_lock, worker_lock
 from ml_backend.round_steps import claim_work, work_folders
 from ml_backend.status import project_status, status_tables
 from ml_backend.store import Store, VersionRow, fenced
-from ml_backend.store.rows import utc_now
 from training.checkpoints import Checkpoints
 
 TTL_S = 10.0
@@ -286,21 +286,17 @@ def test_lost_workers_are_visible(store: Store, tmp_path: Path) -> None:
     a.take(project_lease(4))
     b.start()
     settings = make_settings(tmp_path)
-    assert examine_workers(settings, store, utc_now()) == []
-    with store._engine.begin() as connection:
-        old = {"day": "2020-01-01 00:00:00.000000", "holder": a.holder}
-        connection.execute(
-            text("UPDATE pixbal_lease SET renewed_at = :day WHERE holder = :holder"), old
-        )
-    (check,) = examine_workers(settings, store, utc_now())
+    workers = watched(store, b).look()
+    running, check = examine_workers(settings, workers)
+    assert (running.ok, running.detail) == (True, "alive: b")
     assert check.ok is False
     assert "a@" in check.detail
     assert "project:4" in check.detail
     assert "refused" in check.advice
     store.update_round(4, 1, state="failed", error="disk full", retry_in_s=60.0,
                        note="worker a was lost; taken over by b")  # fmt: skip
-    status = project_status(settings, store, 4)
-    assert {w["name"] for w in status["workers"]} == {"worker:a", "worker:b", "project:4"}
+    status = project_status(settings, store, 4, workers)
+    assert {w["id"]: w["alive"] for w in status["workers"]} == {"a": False, "b": True}
     cells = [
         str(cell) for table in status_tables(status) for c in table.columns for cell in c.cells
     ]
@@ -309,5 +305,5 @@ def test_lost_workers_are_visible(store: Store, tmp_path: Path) -> None:
 
 def test_a_store_shared_without_its_workflows_is_named(store: Store, tmp_path: Path) -> None:
     apart = make_settings(tmp_path, PIXBAL_DATABASE_URL="postgresql://pixbal@localhost/pixbal")
-    (check,) = examine_workers(apart, store, utc_now())
+    *_, check = examine_workers(apart, [])
     assert (check.name, check.ok) == ("workflow database", None)

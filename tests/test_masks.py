@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from backend_helpers import at, make_project, make_schema, make_settings, make_store
+from backend_helpers import at, make_image, make_project, make_schema, make_settings, make_store
 from click.testing import CliRunner
 from fake_label_studio import FakeLabelStudio
 from PIL import Image as PILImage
@@ -24,11 +24,12 @@ from label_config.brush import read_masks
 from label_config.mask_control import MaskControl, read_mask_control
 from ml_backend.cli import main
 from ml_backend.connect import TITLE
-from ml_backend.doctor_project import examine_project
+from ml_backend.doctor_project import examine_project, mask_version
 from ml_backend.errors import Conflict, NotFound
 from ml_backend.init import InitRequest, initialise
+from ml_backend.init import _masks as init_masks
 from ml_backend.label_studio import LabelStudio
-from ml_backend.masks import show_masks
+from ml_backend.masks import MasksReport, show_masks
 from ml_backend.processes import LabelStudioServer
 from ml_backend.store import Project, Store, VersionRow
 from training.predict import predict_mask
@@ -51,7 +52,9 @@ def setup(tag: str) -> str:
 # -- what can be said without a server ---------------------------------------------------------
 
 
-def ask(store: Store, tmp_path: Path, label_config: str, project: int = 7, region: int = 4) -> Any:
+def ask(
+    store: Store, tmp_path: Path, label_config: str, project: int = 7, region: int | None = 4
+) -> MasksReport:
     ls = FakeLabelStudio()
     ls.server.add_project(project, label_config, title="photos")
     return show_masks(make_settings(tmp_path), store, ls, project, region)
@@ -74,6 +77,103 @@ def test_a_region_project_shows_no_masks(tmp_path: Path) -> None:
         pytest.raises(Conflict, match="Project 4 asks about regions"),
     ):
         ask(store, tmp_path, setup("BrushLabels"), project=4)
+
+
+def test_the_region_project_is_named_once_and_kept(tmp_path: Path) -> None:
+    setups = setup("BrushLabels")
+    regions = [make_project(number, SCHEMA, title=f"regions {number}") for number in (4, 5)]
+    with make_store(tmp_path, *regions) as store:
+        for number in (4, 5):
+            row = VersionRow(number, "r1", 1, "p", {}, "h", at(1))
+            store.add_version(row)
+            store.update_project(number, current_version="r1")
+        with pytest.raises(NotFound, match="2 region projects could draw") as caught:
+            ask(store, tmp_path, setups, region=None)
+        assert "pixbal masks --project 7 --region-project M" in caught.value.hint
+        assert store.project(7) is None
+
+        said = [ask(store, tmp_path, setups, region=region) for region in (4, None, 5, None)]
+        assert [report.change for report in said] == [
+            "created", "unchanged", "updated", "unchanged",
+        ]  # fmt: skip
+        drawn_by = [line for report in said for line in report.lines() if "drawn by" in line]
+        assert drawn_by == [
+            "  drawn by the model of project 4: r1",
+            "  drawn by the model of project 4: r1",
+            "  drawn by the model of project 5 (until now by that of project 4): r1",
+            "  drawn by the model of project 5: r1",
+        ]
+        found = store.project(7)
+        assert found is not None
+        assert (found.region_project, found.model_version) == (5, "r1")
+
+
+def test_a_project_of_before_must_say_whose_masks_it_shows(tmp_path: Path) -> None:
+    old = make_project(7, SCHEMA, template="image_masks")
+    with make_store(tmp_path, make_project(4, SCHEMA), make_project(6), old) as store:
+        ask(store, tmp_path, setup("BrushLabels"), region=None)  # only one has these classes
+        found = store.project(7)
+        assert found is not None
+        assert found.region_project == 4
+        store.update_project(7, region_project=None)
+        store.add_project(make_project(5, SCHEMA))
+        with pytest.raises(NotFound, match="2 region projects"):
+            ask(store, tmp_path, setup("BrushLabels"), region=None)
+        found = store.project(7)
+        assert found is not None
+        ok, said, hint = mask_version(store, found)
+        assert ok is None
+        assert "those with its classes are: 4, 5" in said
+        assert "--region-project M" in hint
+
+
+def test_init_leaves_masks_with_the_project_that_was_named(tmp_path: Path) -> None:
+    with make_store(tmp_path, make_project(4, SCHEMA), make_project(5, SCHEMA)) as store:
+        ask(store, tmp_path, setup("BrushLabels"), region=5)
+        ls = FakeLabelStudio()
+        ls.server.add_project(7, setup("BrushLabels"), title="photos")
+        (said,) = init_masks(make_settings(tmp_path), store, ls, 4, 7)
+        assert said == (
+            "masks in project 7 stay those of project 5; "
+            "`pixbal masks --project 7 --region-project 4` changes that"
+        )
+        found = store.project(7)
+        assert found is not None
+        assert found.region_project == 5
+        assert init_masks(make_settings(tmp_path), store, ls, 5, 7)[0].startswith(
+            "masks in project 7: unchanged"
+        )
+
+
+def test_the_picture_that_is_painted_on_is_imported(tmp_path: Path) -> None:
+    """The region project has the first image of each task; the labels are on the second one."""
+    label_config = (
+        '<View><Image name="rgb" value="$rgb"/><Image name="depth" value="$depth"/>'
+        '<BrushLabels name="tag" toName="depth"><Label value="grass"/></BrushLabels></View>'
+    )
+
+    ls = FakeLabelStudio()
+    ls.server.add_project(7, label_config, title="photos")
+    ls.server.add_task(7, 1, {"rgb": "/data/upload/7/a", "depth": "/data/upload/7/b"})
+    ls.server.files["/data/upload/7/b"] = png(3)[0]
+    region = make_project(4, SCHEMA, method="grid", side_px=16)
+    with make_store(tmp_path, region) as store:
+        store.add_images([make_image(4, source="/data/upload/7/a", ls_task_id=1)])
+        for added, known in ((1, 0), (0, 1)):
+            report = show_masks(make_settings(tmp_path), store, ls, 7, 4)
+            assert (report.images.added, report.images.known) == (added, known)
+        (image,) = store.images(7)
+        assert (image.source, image.width, image.height) == ("/data/upload/7/b", 160, 120)
+
+
+def test_trouble_of_a_region_project_is_not_that_of_the_masks(tmp_path: Path) -> None:
+    paused = make_project(4, SCHEMA, state="paused", trouble="gone", push_held=True)
+    with make_store(tmp_path, paused) as store:
+        for _ in range(2):
+            ask(store, tmp_path, setup("BrushLabels"))
+        found = store.project(7)
+        assert found is not None
+        assert (found.state, found.trouble, found.push_held) == ("active", None, False)
 
 
 def test_commands_about_rounds_look_at_region_projects_only(
@@ -170,9 +270,10 @@ def region_project(stack: Stack, number: int) -> Project:
     return row
 
 
-def publish(stack: Stack, project: Project, version: Version) -> None:
-    row = VersionRow(project.id, "r1", 1, str(version.path), {}, version.weights_hash, at(1))
+def publish(stack: Stack, project: Project, version: Version, name: str = "r1") -> None:
+    row = VersionRow(project.id, name, 1, str(version.path), {}, version.weights_hash, at(1))
     assert stack.store.add_version(row)
+    stack.store.update_project(project.id, current_version=name)
 
 
 def png(seed: int) -> tuple[bytes, np.ndarray]:
@@ -276,10 +377,10 @@ def test_opening_a_task_brings_the_predicted_segmentation(
     assert empty["result"] == []
 
     # "Label All Tasks" asks for what the newest version draws.
-    store.add_version(replace(store.versions(region.id)[0], name="r2", round=2))
+    publish(stack, region, version, f"p{region.id}-r2")
     task = ls.next_task(project_id)
     assert task is not None
-    newest = [p for p in task["predictions"] if p["model_version"] == "r2"]
+    newest = [p for p in task["predictions"] if p["model_version"] == f"p{region.id}-r2"]
     assert [p["result"] for p in newest] == [prediction_of(api, project_id, task["id"], "r1")]
     assert "Traceback" not in stack.backend.log.read_text()
 
@@ -307,6 +408,85 @@ def test_a_task_that_came_later_is_drawn_when_it_is_opened(
         assert (found != 255).sum() == np.isin(expected, [0, 1]).sum()
     (prediction,) = api.open_task(project_id, gone)["predictions"]
     assert prediction["result"] == []
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_the_masks_of_a_new_version_are_shown_when_a_task_is_opened(
+    stack: Stack, api: Api, version: Version, tmp_path: Path
+) -> None:
+    """Label Studio asks only where a task has no prediction, and shows the first that it has."""
+    store, ls, region = stack.store, stack.ls, region_project(stack, 2)
+    project_id, pictures, _ = image_project(ls, api, "BrushLabels")
+    publish(stack, region, version, "r1")
+    show_masks(stack.settings, store, ls, project_id, region.id)
+    old = {task_id: api.open_task(project_id, task_id)["predictions"] for task_id in pictures}
+    assert [p["model_version"] for found in old.values() for p in found] == ["r1", "r1"]
+
+    name = f"p{region.id}-r2"
+    snapshot = tiny_snapshot(tmp_path, classes=SCHEMA.names)
+    newer = run_round(snapshot.path, replace(tiny_config(), seed=7), tmp_path / "v", name=name)
+    publish(stack, region, newer, name)
+    for task_id in pictures:  # as Label Studio has it
+        assert api.open_task(project_id, task_id)["predictions"] == old[task_id]
+    # "Label All Tasks" asked for one of them meanwhile, which stands behind the old one.
+    assert ls.next_task(project_id)
+
+    def shown(task_id: int) -> bool:
+        expected = predict_mask(load_model(newer), pictures[task_id])
+        expected[expected >= 2] = 255  # "water" has no label in this setup
+        found = api.open_task(project_id, task_id)["predictions"]
+        control = read_mask_control(setup("BrushLabels"), SCHEMA)
+        return all(
+            p["model_version"] == name
+            and np.array_equal(drawn(p["result"], control, expected.shape), expected)
+            for p in found
+        )
+
+    stack.worker.start()
+    try:
+        stack.wait_for("the newer masks", lambda: all(shown(task_id) for task_id in pictures))
+    finally:
+        stack.worker.stop()
+    # Who had the task open can still answer: her answer names the prediction it began with.
+    for task_id, (first, *_) in old.items():
+        answer = api.http.post(
+            f"/api/tasks/{task_id}/annotations/",
+            params={"project": project_id},
+            json={"result": [], "lead_time": 1.0, "parent_prediction": first["id"]},
+        )
+        assert answer.status_code == 201, answer.text
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_masks_again_draws_a_changed_picture_and_another_region_project(
+    stack: Stack, api: Api, version: Version, tmp_path: Path
+) -> None:
+    store, ls, region = stack.store, stack.ls, region_project(stack, 3)
+    project_id, pictures, _ = image_project(ls, api, "BrushLabels")
+    publish(stack, region, version)
+    show_masks(stack.settings, store, ls, project_id, region.id)
+    first, second = pictures
+    before = {t: api.open_task(project_id, t)["predictions"][0] for t in pictures}
+    data = api.open_task(project_id, second)["data"]
+    changed = api.http.patch(f"/api/tasks/{first}/", json={"data": data})
+    assert changed.status_code == 200, changed.text
+    report = show_masks(stack.settings, store, ls, project_id)
+    assert (report.change, [s.changed for s in report.redrawn]) == ("unchanged", [True, False])
+    (now,) = api.open_task(project_id, first)["predictions"]
+    assert now["id"] == before[first]["id"]
+    assert now["result"] == before[second]["result"] != before[first]["result"]
+
+    snapshot = tiny_snapshot(tmp_path, classes=SCHEMA.names)
+    other = run_round(snapshot.path, replace(tiny_config(), seed=7), tmp_path / "v", name="r1")
+    another = make_project(900_100, make_schema(*CLASSES, "water 3"), method="grid", side_px=16)
+    store.add_project(another)
+    publish(stack, another, other)  # "r1" too
+    assert not any(s.changed for s in show_masks(stack.settings, store, ls, project_id).redrawn)
+    report = show_masks(stack.settings, store, ls, project_id, another.id)
+    assert (report.before, [s.changed for s in report.redrawn]) == (region.id, [True, True])
+    assert api.open_task(project_id, first)["predictions"][0]["result"] != now["result"]
 
 
 @pytest.mark.server

@@ -14,12 +14,14 @@ import PIL.Image
 import pytest
 from backend_helpers import assert_error, make_image, make_query, make_settings, make_store
 from flask.testing import FlaskClient
+from http_stub import Reply, Stub, replies
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_backend import media
 from ml_backend.app import Services, create_app
 from ml_backend.errors import BackendError, NotFound
+from ml_backend.label_studio import LabelStudio
 from ml_backend.settings import Settings
 from ml_backend.store import Image, Store
 from training.images import content_id
@@ -233,3 +235,22 @@ def test_local_files(tmp_path: Path, store: Store, config: Settings, image: Imag
         media.write_local_pictures(config, store, [query])
     with pytest.raises(NotFound):
         media.write_local_pictures(local, store, [make_query(image_id="f" * 24)])
+
+
+def test_local_files_below_a_path_prefix_of_label_studio(
+    tmp_path: Path, config: Settings, image: Image
+) -> None:
+    """LABEL_STUDIO_HOST=http://host/label-studio. Seen failing as it was: no prefix, 404."""
+    local = replace(
+        config,
+        media="local-files",
+        local_files_root=tmp_path / "root",
+        label_studio_public_url="http://host/label-studio",
+    )
+    query = make_query(region_index=3, image_id=image.image_id, regions_hash=image.regions_hash)
+    for url in media.picture_urls(local, query):
+        assert url.startswith("/label-studio/data/local-files/?d=pixbal/")
+        with Stub(replies(Reply(body=b"jpeg"))) as server:  # as the doctor looks at it
+            ls = LabelStudio(server.url, "0" * 40, public_url=local.label_studio_public_url)
+            assert ls.fetch(url) == b"jpeg"
+            assert server.requests[0].path == url.removeprefix("/label-studio")

@@ -15,7 +15,7 @@ from training_helpers import CLASSES, scene, tiny_config, write_pool
 from training.config import ModelConfig, StageConfig
 from training.errors import DataError, ImageError
 from training.model import SegmentationModel, build
-from training.predict import MAX_PIXELS, evaluate, predict_mask
+from training.predict import MAX_PIXELS, VOID, evaluate, predict_mask
 from training.regions import RegionMap
 from training.rounds import run_round
 from training.snapshot import HeldoutItem, SnapshotItem, write_snapshot
@@ -35,15 +35,38 @@ def test_native_size(model: SegmentationModel, size: tuple[int, int]) -> None:
     assert mask.dtype == np.uint8
 
 
-def test_undefined_is_never_predicted(model: SegmentationModel) -> None:
+@pytest.fixture
+def unsure_model(model: SegmentationModel) -> SegmentationModel:
+    """Its undefined output, "something else", wins at every pixel."""
     model = copy.deepcopy(model)
-    with torch.no_grad():  # features are not negative: the undefined output wins everywhere
+    with torch.no_grad():  # features are not negative: minus their mean is far from all of them
         points = model.head(model.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)))
         model.head.classifier.weight[:] = -points.mean((0, 2, 3)) - 1e-3
         model.head.classifier.weight[2] *= -1
         logits, _ = model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
     assert (logits.argmax(1) == 2).all()
-    assert predict_mask(model, np.zeros((32, 32, 3), np.uint8)).max() <= 1
+    return model
+
+
+def test_something_else_is_drawn_as_no_class(unsure_model: SegmentationModel) -> None:
+    mask = predict_mask(unsure_model, np.zeros((32, 32, 3), np.uint8))
+    assert np.unique(mask).tolist() == [VOID]
+
+
+def test_scores_take_the_best_class_where_something_else_wins(
+    unsure_model: SegmentationModel, tmp_path: Path
+) -> None:
+    """mIoU is of the classes alone, as in the paper: held-out masks know no "something else"."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    image = np.zeros((32, 32, 3), np.uint8)
+    with torch.no_grad():
+        logits, _ = unsure_model(torch.from_numpy(image).permute(2, 0, 1)[None])
+    best = logits[0, :2].argmax(0).numpy().astype(np.uint8)
+    Image.fromarray(best).save(tmp_path / "mask.png")
+    item = HeldoutItem("image", tmp_path / "image.png", tmp_path / "mask.png")
+    scores = evaluate(unsure_model, [item], lambda _: "")
+    assert scores.miou == 1
+    assert scores.pixel_accuracy == 1
 
 
 def test_huge_images_are_bounded_in_memory(model: SegmentationModel) -> None:

@@ -5,13 +5,13 @@ import os
 import socket
 import stat
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 from ml_backend import processes
+from ml_backend.leases import Keeper
 from ml_backend.managed import ManagedProcess, answers, wait_until
 from ml_backend.processes import (
     BackendServer,
@@ -22,6 +22,8 @@ from ml_backend.processes import (
     free_port,
     label_studio_version,
 )
+from ml_backend.settings import Settings
+from ml_backend.store import Store
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
 STUBBORN = (
@@ -130,19 +132,22 @@ def test_a_killed_child_can_be_started_again(tmp_path: Path) -> None:
         assert child.pid != first
 
 
-def test_worker_is_ready_only_by_a_heartbeat_of_its_own(tmp_path: Path) -> None:
-    heartbeat = tmp_path / "worker.heartbeat"
-    heartbeat.write_text("1.0")
-    os.utime(heartbeat, (time.time() - 60, time.time() - 60))
-    worker = WorkerProcess(env={"PIXBAL_HOME": str(tmp_path)}, log=tmp_path / "log")
-    worker.command = (sys.executable, "-c", "import time; time.sleep(60)")
-    worker.launch()
-    try:
-        assert not worker.ready()
-        heartbeat.write_text(str(time.time()))
-        assert worker.ready()
-    finally:
-        worker.stop()
+def test_worker_is_ready_only_by_a_lease_of_its_own(tmp_path: Path) -> None:
+    """A lease that an earlier worker of the same id left behind, alive or killed, is none."""
+    with Store.open(f"sqlite:///{tmp_path}/pixbal.db") as store:
+        settings = Settings.from_env({"PIXBAL_HOME": str(tmp_path)})
+        keeper = Keeper(store, settings.worker_id, 30.0)
+        keeper.start()
+        worker = WorkerProcess(env={"PIXBAL_HOME": str(tmp_path)}, log=tmp_path / "log")
+        worker.command = (sys.executable, "-c", "import time; time.sleep(60)")
+        worker.launch()
+        try:
+            keeper.beat()
+            assert not worker.ready()
+            keeper.take(keeper.name)
+            assert worker.ready()
+        finally:
+            worker.stop()
 
 
 def test_backend_command_binds_where_its_url_points(tmp_path: Path) -> None:

@@ -122,7 +122,8 @@ def test_a_vanished_task_takes_its_label_and_question_along(store: Store) -> Non
     ls.delete_tasks(PROJECT, [1, 5])
     assert run(store, ls, 20) == ReconcileReport(deleted=1, withdrawn=2)
     assert answers(store) == {}
-    assert {q.task_id for q in store.queries(PROJECT, status="withdrawn")} == {1, 5}
+    withdrawn = store.queries(PROJECT, status="withdrawn")
+    assert {(q.region_index, q.task_id) for q in withdrawn} == {(0, None), (4, None)}
     assert run(store, ls, 30) == ReconcileReport()
 
 

@@ -6,17 +6,21 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from backend_helpers import WEBHOOK_SECRET, make_settings
+from backend_helpers import WEBHOOK_SECRET, make_settings, make_store
+from dashboard_helpers import admin_client, admin_settings, log_in
 
+from ml_backend.cli_common import load_settings
 from ml_backend.settings import (
     GENERATED_SECRETS,
     SETTINGS,
     Settings,
     SettingsError,
     ensure_secrets,
+    home_of,
     is_loopback,
     settings_table,
 )
+from ml_backend.status import project_status
 
 
 def test_defaults_need_no_environment(tmp_path: Path) -> None:
@@ -216,3 +220,40 @@ def test_only_loopback_may_be_served_without_secrets(
             bare.check_serving()
         assert len(caught.value.faults) == 3
     make_settings(tmp_path, PIXBAL_HOST=host).check_serving()
+
+
+@pytest.mark.parametrize("home", ["~/pixbal", " ~/pixbal ", ""])
+def test_every_command_has_the_one_home(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quotes, .env files and `env NAME=` leave ~ to us.
+
+    Seen failing as it was: secrets were drawn below a folder named "~", and not found again.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    for name in GENERATED_SECRETS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIXBAL_HOME", home)
+    expected = tmp_path / "user" / "pixbal" if home else tmp_path / "pixbal-data"
+    settings = load_settings()
+    assert settings.home == home_of({"PIXBAL_HOME": home}) == expected
+    assert settings.webhook_secret
+    assert (expected / "secrets.env").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_links_for_people_lead_to_the_public_address(tmp_path: Path) -> None:
+    """Report of `init`, `status` and page. Seen failing with LABEL_STUDIO_URL in them."""
+    inside, away = "http://label-studio:8080", "https://labels.example.com/ls"
+    plain = make_settings(tmp_path, LABEL_STUDIO_URL=inside)
+    assert plain.project_page(7) == f"{inside}/projects/7/data"
+    found = admin_settings(tmp_path, LABEL_STUDIO_URL=inside, LABEL_STUDIO_PUBLIC_URL=f"{away}/")
+    assert found.project_page(7) == f"{away}/projects/7/data"
+    with make_store(tmp_path) as store:
+        assert project_status(found, store, 4)["url"] == f"{away}/projects/4/data"
+        client = admin_client(found, store)
+        log_in(client)
+        html = client.get("/dashboard/projects/4").get_data(as_text=True)
+        assert f'href="{away}/projects/4/data"' in html
+        assert "label-studio:8080" not in html

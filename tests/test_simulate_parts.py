@@ -18,6 +18,7 @@ from training.regions import RegionId, RegionMap
 from training.simulate_choice import choose
 from training.simulate_config import DataConfig, SelectionConfig
 from training.simulate_data import VOID, PoolEntry, count_regions, prepare, region_maps, side_px
+from training.simulate_gallery import GREY, _coloured
 from training.simulate_quality import PseudoQuality, pseudo_quality
 from training.superpixels import available_methods
 
@@ -89,6 +90,16 @@ def test_an_undefined_label_on_a_class_is_wrong(tmp_path: Path) -> None:
     Image.fromarray(np.full((2, 2), 2, np.uint8)).save(tmp_path / "a.png")
     entry = PoolEntry("a", tmp_path / "x", tmp_path / "mask.png", "")
     assert pseudo_quality([entry], tmp_path, 2) == PseudoQuality(0.0, 1.0)
+
+
+def test_something_else_is_black_in_the_gallery_and_no_class_is() -> None:
+    labels = np.array([[0, 1, 2, VOID, 1]], np.uint8)
+    shown = np.array([[True, True, True, True, False]])
+    road, sky, other, void, hidden = _coloured(labels, shown, classes=2)[0].tolist()
+    assert other == void == [0, 0, 0]
+    assert hidden == [GREY] * 3
+    assert road != sky
+    assert [0, 0, 0] not in (road, sky)
 
 
 @pytest.fixture(scope="module")

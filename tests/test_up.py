@@ -7,12 +7,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from ml_backend.liveness import look_at_workers
 from ml_backend.managed import answers
 from ml_backend.processes import ManagedProcess, free_port
+from ml_backend.settings import Settings
+from ml_backend.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -44,21 +48,25 @@ def test_up_keeps_both_running_and_stops_both(tmp_path: Path) -> None:
         "LABEL_STUDIO_URL": "http://127.0.0.1:9",
         "LABEL_STUDIO_API_KEY": "0" * 40,
     }
-    heartbeat = tmp_path / "home" / "worker.heartbeat"
     up = ManagedProcess(
         [sys.executable, "-m", "ml_backend.cli", "up"], env=environment, log=tmp_path / "up.log"
     )
-    with up:
+    with up, ExitStack() as stack:
         wait_for("the backend", lambda: answers(f"http://127.0.0.1:{port}/health"), up)
-        wait_for("the worker", heartbeat.is_file, up)
+        settings = Settings.from_env(environment)
+        store = stack.enter_context(Store.open(settings.database_url))
+
+        def alive() -> bool:
+            return any(worker.alive for worker in look_at_workers(settings, store))
+
+        wait_for("the worker", alive, up)
         assert up.pid is not None
         before = children(up.pid)
         assert set(before) == {"backend", "worker"}
         os.kill(before["worker"], signal.SIGKILL)
         wait_for("a new worker", lambda: children(up.pid or 0).get("worker", 0) not in
                  (0, before["worker"]), up)  # fmt: skip
-        heartbeat.unlink()
-        wait_for("its heartbeat", heartbeat.is_file, up)
+        wait_for("its heartbeat", alive, up)
         after = children(up.pid)
         assert after["backend"] == before["backend"]
         assert up.stop() == 0

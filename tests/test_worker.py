@@ -53,7 +53,7 @@ def test_requests_during_a_round_make_no_second_one(
     stack.wait_for_round(project_id, 1)
     stack.wait_for("handled requests", lambda: not stack.store.pending_events(), timeout_s=30)
     assert [r.number for r in stack.store.rounds(project_id)] == [1]
-    assert "no label is new" in stack.worker.log.read_text()
+    assert "No label is new" in stack.worker.log.read_text()
 
 
 def test_trains_after_a_count_of_labels(stack: Stack, camvid: Path, tmp_path: Path) -> None:

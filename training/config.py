@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from training.config_parsing import ensure, parse_dataclass, parse_override
 from training.errors import ConfigError
@@ -44,6 +44,7 @@ class ModelConfig:
 class StageConfig:
     """One of the two trainings of a round; both start from the pretrained encoder."""
 
+    group: ClassVar[str] = "stage"  # in messages; `parse_dataclass` puts the name in its place
     lr: float = 2e-4  # of the encoder, at the start
     head_lr_scale: float = 10.0  # paper: the whole head learns ten times faster
     weight_decay: float = 1e-5  # paper

@@ -32,7 +32,18 @@ def parse_dataclass(cls: type[T], values: object, where: str) -> T:
     if unknown:
         raise _unknown(where, str(unknown[0]), hints)
     parsed = {n: _parse(hints[n], v, f"{where}.{n}") for n, v in values.items()}
-    return cls(**parsed)
+    try:
+        return cls(**parsed)
+    except ConfigError as error:
+        group = getattr(cls, "group", None)
+        if group is None:
+            raise
+        # There are several of this kind: only here its own name is known.
+        own = where.rpartition(".")[2]
+        message, hint = (
+            text.replace(f"{group}.", f"{own}.") for text in (error.message, error.hint)
+        )
+        raise ConfigError(message, hint) from None
 
 
 def parse_override(cls: type[Any], values: dict[str, Any], text: str) -> None:

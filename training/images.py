@@ -144,7 +144,7 @@ def _check_size(picture: Image.Image, source: Path | str | bytes, max_pixels: in
         raise ImageError(
             f"{_name(source)} has {width} x {height} = {width * height:,} pixels; "
             f"at most {max_pixels:,} are allowed.",
-            hint="Scale or cut the image down, or raise the pixel cap (max_pixels).",
+            hint="Scale or cut the image down, or raise PIXBAL_MAX_PIXELS.",
         )
     if width * height == 0:
         raise ImageError(

@@ -18,13 +18,15 @@ from training.model import SegmentationModel
 from training.snapshot import HeldoutItem
 from training.transforms import resize_nearest
 
+VOID = 255  # in a mask: no class, since "something else" is there
 MAX_PIXELS = 4_000_000  # larger images: the arg max is taken at this size, K float maps of it fit
 
 
 def predict_mask(model: SegmentationModel, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Most probable class of each pixel, (H, W) uint8, for an RGB image (H, W, 3) uint8.
 
-    The undefined output is never predicted. Raises ImageError for another shape or type.
+    VOID where the undefined output is the most probable one. Raises ImageError for another shape
+    or type.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ImageError(
@@ -32,7 +34,10 @@ def predict_mask(model: SegmentationModel, image: NDArray[np.uint8]) -> NDArray[
             hint="Read it with training.images.read_image.",
         )
     with torch.inference_mode():
-        return _mask(model, encode_array(model, image), (image.shape[0], image.shape[1]))
+        native = (image.shape[0], image.shape[1])
+        mask = _mask(model, encode_array(model, image), native, model.num_outputs)
+    mask[mask >= model.num_classes] = VOID
+    return mask
 
 
 def evaluate(
@@ -44,14 +49,17 @@ def evaluate(
 ) -> IoU:
     """IoU at native size over held-out images; every mean is NaN where there are none.
 
-    `each` is told what was found on every image.
+    Each pixel counts as its most probable class, the undefined output left aside: as in the paper,
+    whose masks hold classes and void only, and void does not count. `each` is told what was found
+    on every image.
     """
     matrix = ConfusionMatrix(model.num_classes)
     for item in heldout:
         one = ConfusionMatrix(model.num_classes)
         with torch.inference_mode():
             features, native = encode_file(model, item.image, hash_of(item), cache)
-            one.add(_mask(model, features, native), read_mask(item.mask))
+            mask = _mask(model, features, native, model.num_classes)
+        one.add(mask, read_mask(item.mask))
         matrix.counts += one.counts
         if each is not None:
             each(item, one)
@@ -59,9 +67,10 @@ def evaluate(
 
 
 def _mask(
-    model: SegmentationModel, features: Sequence[Tensor], native: tuple[int, int]
+    model: SegmentationModel, features: Sequence[Tensor], native: tuple[int, int], outputs: int
 ) -> NDArray[np.uint8]:
+    """The most probable of the first `outputs` outputs at each pixel."""
     size = bounded_size(native, MAX_PIXELS)
-    logits = model.logits(features, size, model_size(model, native))[0, : model.num_classes]
+    logits = model.logits(features, size, model_size(model, native))[0, :outputs]
     mask = logits.argmax(0).to(torch.uint8).cpu().numpy()
     return resize_nearest(mask, native)

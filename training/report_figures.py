@@ -6,6 +6,7 @@ What differs by colour also differs by marker, and from the ninth series on by d
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,11 @@ from training.report_html import Html, join, tag
 COLOURS = 8
 _DASHES = (None, "7 4", "2 3")
 _WIDTH, _HEIGHT = 560, 380
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 72, 14, 48
+_LEFT, _RIGHT, _TOP, _BOTTOM = 76, 92, 14, 48
+# The largest text that a page may ask for (the admin's page on a phone): everything must fit at it.
+_TEXT_PX = 16
+# Of the y axis, in its unit: finer ticks are noise, and their digits fit nowhere.
+_LEAST_SPAN = 1.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def line_chart(
     lows = [dot.y - (dot.spread or 0.0) for dot in dots]
     highs = [dot.y + (dot.spread or 0.0) for dot in dots] + ([] if full is None else [full])
     x_ticks = ticks(0.0, max(dot.x for dot in dots))
-    y_ticks = ticks(min(lows), max(highs))
+    y_ticks = ticks(*_span(min(lows), max(highs)))
     x = Scale(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT)
     y = Scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
     parts = [_grid(x, y, x_ticks, y_ticks), _labels(x_label, y_label)]
@@ -87,7 +92,7 @@ def bar_chart(
     """
     if not classes or not series:
         return Html("")
-    thick, left = 9, 190
+    thick, left = 9, 240
     row = thick * len(series) + 10
     height = row * len(classes) + 30
     x = Scale(0, 100, left, _WIDTH - 20)
@@ -97,7 +102,7 @@ def bar_chart(
         parts.append(_text(x(value), height - 6, f"{value}", "middle"))
     for index, name in enumerate(classes):
         top = 6.0 + index * row
-        shown = name if len(name) <= 26 else f"{name[:25]}…"
+        shown = _shortened(name, (left - 8) / _TEXT_PX)
         parts.append(tag("g", _text(left - 8, top + row / 2, shown, "end"), tag("title", name)))
         for place, (title, style, values) in enumerate(series):
             parts.append(_bar(x, top + place * thick, thick, style, title, name, values[index]))
@@ -137,6 +142,39 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
     return [round(index * step, 12) for index in range(first, max(last, first + 1) + 1)]
 
 
+def _span(low: float, high: float) -> tuple[float, float]:
+    """Low and high, at least `_LEAST_SPAN` apart; nothing below zero that is not there."""
+    if high - low >= _LEAST_SPAN:
+        return low, high
+    middle = (low + high) / 2
+    least = middle - _LEAST_SPAN / 2
+    start = max(least, 0.0) if low >= 0 else least
+    return start, start + _LEAST_SPAN
+
+
+def _shortened(text: str, room_em: float) -> str:
+    """The text, or as much of its beginning as fits, and an ellipsis."""
+    widths = [_width_em(char) for char in text]
+    if sum(widths) <= room_em:
+        return text
+    room, shown = room_em - 1.0, ""
+    for char, width in zip(text, widths, strict=True):
+        room -= width
+        if room < 0:
+            break
+        shown += char
+    return f"{shown.rstrip()}…"
+
+
+def _width_em(char: str) -> float:
+    """No less than a character is wide in the sans-serif fonts that are common."""
+    if unicodedata.east_asian_width(char) in "WF" or char in "WM@%mw":
+        return 1.0
+    if char in "iljft.,;:'|!I ":
+        return 0.42
+    return 0.77 if char.isupper() else 0.65
+
+
 def _grid(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> Html:
     parts = []
     for value in x_ticks:
@@ -150,7 +188,7 @@ def _grid(x: Scale, y: Scale, x_ticks: Sequence[float], y_ticks: Sequence[float]
 
 def _labels(x_label: str, y_label: str) -> Html:
     across = _text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 8, x_label, "middle")
-    return join((across, _turned(14, y_label)))
+    return join((across, _turned(_TEXT_PX, y_label)))
 
 
 def _turned(x: float, text: str) -> Html:

@@ -17,6 +17,11 @@ REPAIR_OPENCV = (
     "Run `pip install --force-reinstall --no-deps opencv-contrib-python-headless==4.12.0.88`."
 )
 
+NO_SEEDS = (
+    "OpenCV's SEEDS is missing here: either this is no contrib build, or opencv-python-headless "
+    "was installed over it (the Label Studio SDK asks for that)."
+)
+
 
 def has_seeds() -> bool:
     """Whether this OpenCV has SEEDS (only the contrib builds do)."""

@@ -46,7 +46,8 @@ def draw_gallery(
     records = []
     for image_id, questions in sorted(counts.items(), key=lambda c: (-c[1], c[0]))[:number]:
         path = folder / f"round-{len(asked)}-{image_id}.jpg"
-        picture = Image.fromarray(_panels(entries[image_id], regions[image_id], asked, labels))
+        panels = _panels(entries[image_id], regions[image_id], asked, labels, len(data.classes))
+        picture = Image.fromarray(panels)
         write_atomically(path, lambda file, p=picture: p.save(file, "JPEG", quality=85))  # type: ignore[misc]
         shown = "asked (new in yellow), true classes"
         if (labels / f"{image_id}.png").is_file():
@@ -57,7 +58,11 @@ def draw_gallery(
 
 
 def _panels(
-    entry: PoolEntry, regions: Path, asked: Sequence[Sequence[RegionId]], labels: Path
+    entry: PoolEntry,
+    regions: Path,
+    asked: Sequence[Sequence[RegionId]],
+    labels: Path,
+    classes: int,
 ) -> Pixels:
     image = read_image(entry.image)
     size = (HEIGHT_PX, max(1, round(HEIGHT_PX * image.shape[1] / image.shape[0])))
@@ -69,11 +74,11 @@ def _panels(
     questions = small.copy()
     questions[_border(ids) & np.isin(ids, before)] = OLD
     questions[_border(ids) & np.isin(ids, now)] = NEW
-    panels = [questions, _coloured(resize_nearest(read_mask(entry.mask), size), inside)]
+    panels = [questions, _coloured(resize_nearest(read_mask(entry.mask), size), inside, classes)]
     pseudo = labels / f"{entry.image_id}.png"
     if pseudo.is_file():
         shown = resize_nearest(read_mask(pseudo), size)
-        panels += [_coloured(shown, inside), _coloured(shown, shown != 255)]
+        panels += [_coloured(shown, part, classes) for part in (inside, shown != 255)]
     return np.concatenate(panels, axis=1)
 
 
@@ -85,11 +90,13 @@ def _border(ids: NDArray[np.int32]) -> NDArray[np.bool_]:
     return border
 
 
-def _coloured(labels: Pixels, shown: NDArray[np.bool_]) -> Pixels:
-    """Each class in a colour of its own; grey where nothing is shown, black for void."""
-    table = np.full((256, 3), GREY, np.uint8)
-    for value in range(254):  # the golden angle keeps neighbouring indices apart
+def _coloured(labels: Pixels, shown: NDArray[np.bool_], classes: int) -> Pixels:
+    """Each class in a colour of its own; grey where nothing is shown, black where no class is.
+
+    That is void in a mask, and "something else" among pseudo labels.
+    """
+    table = np.zeros((256, 3), np.uint8)
+    for value in range(classes):  # the golden angle keeps neighbouring indices apart
         hue, light = (value * 0.381966) % 1.0, 0.45 + 0.25 * (value % 3) / 2
         table[value] = [round(255 * part) for part in colorsys.hls_to_rgb(hue, light, 0.7)]
-    table[255] = 0
     return np.where(shown[..., None], table[labels], np.uint8(GREY)).astype(np.uint8)

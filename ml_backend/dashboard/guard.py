@@ -16,6 +16,7 @@ from ml_backend.dashboard import access
 from ml_backend.dashboard.ledger import Ledger, TooManyAttempts
 from ml_backend.dashboard.surroundings import LabelStudioSign
 from ml_backend.errors import BackendError, Unauthorised
+from ml_backend.liveness import Watch
 from ml_backend.replies import error_response
 from ml_backend.services import Services
 
@@ -45,6 +46,7 @@ class Dashboard:
     services: Services
     ledger: Ledger
     label_studio: LabelStudioSign
+    workers: Watch
 
 
 def dashboard() -> Dashboard:

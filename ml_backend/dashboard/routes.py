@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Blueprint, Flask, Response, flash, jsonify, redirect, render_template, request
@@ -26,12 +26,14 @@ from ml_backend.dashboard.guard import (
     wants_page,
 )
 from ml_backend.dashboard.ledger import Ledger
-from ml_backend.dashboard.surroundings import LabelStudioSign, Sign, worker_sign
+from ml_backend.dashboard.surroundings import LabelStudioSign, worker_sign
 from ml_backend.errors import NotFound, Unauthorised
 from ml_backend.ingest import REGION_TEMPLATES
+from ml_backend.liveness import Watch, WorkerSign
 from ml_backend.services import Services
 from ml_backend.status import project_status
 from ml_backend.store import Project
+from ml_backend.words import waits_for
 
 pages = Blueprint(
     "dashboard",
@@ -52,7 +54,12 @@ OVERVIEW = "dashboard.overview"
 def attach(app: Flask, services: Services) -> None:
     """Serve the page below /dashboard; without a password it only says what to set."""
     settings = services.settings
-    found = Dashboard(services, Ledger(settings.home), LabelStudioSign(settings.label_studio_url))
+    found = Dashboard(
+        services,
+        Ledger(settings.home),
+        LabelStudioSign(settings.label_studio_url),
+        Watch(services.store, settings.lease_s),
+    )
     app.extensions["pixbal_dashboard"] = found
     access.configure(app, settings)
     # Only the forms of this page have tokens; the guard asks for them.
@@ -98,39 +105,40 @@ def logout() -> AnyResponse:
 @pages.get("/")
 def overview() -> str:
     """Every project in short."""
-    store = dashboard().services.store
+    store, workers = dashboard().services.store, dashboard().workers.look()
     projects = [
-        (project_status(dashboard().services.settings, store, p.id), _job(p.id))
+        (project_status(dashboard().services.settings, store, p.id), _job(p.id, workers))
         for p in store.projects()
         if p.template in REGION_TEMPLATES
     ]
-    return render_template("overview.html", projects=projects, **_surroundings())
+    return render_template("overview.html", projects=projects, **_surroundings(workers))
 
 
 @pages.get(f"/projects/{PROJECT}")
 def project(project_id: int) -> str:
     """Everything about one project."""
-    store = dashboard().services.store
+    store, workers = dashboard().services.store, dashboard().workers.look()
     row = _known(project_id)
     rounds, versions = store.rounds(row.id), store.versions(row.id)
     schema = ClassSchema.from_json(row.schema_json)
     return render_template(
         "project.html",
         status=project_status(dashboard().services.settings, store, row.id),
-        job=view.current_job(rounds),
+        job=_job(row.id, workers),
+        training=asking.webhook_command(dashboard().services.settings.public_url, row.id),
         rounds=view.round_lines(rounds, versions),
         versions=view.version_lines(versions, row.model_version),
         curve=view.curve(rounds, versions),
         bars=view.class_bars(versions[-1] if versions else None, schema.names),
-        **_surroundings(),
+        **_surroundings(workers),
     )
 
 
 @pages.get(f"/projects/{PROJECT}/job")
 def job(project_id: int) -> Response:
     """The running round as JSON, for the page's own script."""
-    found = _job(_known(project_id).id)
-    return jsonify(job=found, worker=_worker())
+    row, workers = _known(project_id), dashboard().workers.look()
+    return jsonify(job=_job(row.id, workers), worker=worker_sign(workers))
 
 
 @pages.post(f"/projects/{PROJECT}/train")
@@ -172,13 +180,10 @@ def _known(project_id: int) -> Project:
     return row
 
 
-def _job(project_id: int) -> view.Job | None:
-    return view.current_job(dashboard().services.store.rounds(project_id))
+def _job(project_id: int, workers: Sequence[WorkerSign]) -> view.Job | None:
+    store = dashboard().services.store
+    return view.current_job(store.rounds(project_id), lambda row: waits_for(store, row, workers))
 
 
-def _surroundings() -> dict[str, Any]:
-    return {"worker": _worker(), "label_studio": dashboard().label_studio()}
-
-
-def _worker() -> Sign:
-    return worker_sign(dashboard().services.settings.home, time.time())
+def _surroundings(workers: Sequence[WorkerSign]) -> dict[str, Any]:
+    return {"worker": worker_sign(workers), "label_studio": dashboard().label_studio()}

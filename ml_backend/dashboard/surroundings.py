@@ -1,14 +1,14 @@
-"""What the page says about its surroundings: the worker's heartbeat and Label Studio."""
+"""What the page says about its surroundings: the workers and Label Studio."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-WORKER_MAX_AGE_S = 30.0
+from ml_backend.liveness import WorkerSign
+
 KEPT_S = 10.0
 TIMEOUT_S = 1.0
 
@@ -21,17 +21,17 @@ class Sign:
     text: str
 
 
-def worker_sign(home: Path, now: float) -> Sign:
-    """How long ago the worker gave a sign of life."""
-    try:
-        age = max(0.0, now - float((home / "worker.heartbeat").read_text(encoding="ascii")))
-    except FileNotFoundError:
-        return Sign(False, "never ran here; start it with `pixbal worker` or `pixbal up`")
-    except (OSError, ValueError) as error:
-        return Sign(False, f"its heartbeat cannot be read: {error}")
-    if age >= WORKER_MAX_AGE_S:
-        return Sign(False, f"no sign for {duration(age)}; start it with `pixbal worker`")
-    return Sign(True, f"alive {age:.0f} s ago")
+def worker_sign(workers: Sequence[WorkerSign]) -> Sign:
+    """Which workers live; one that lives hides none that is lost."""
+    alive = [worker.id for worker in workers if worker.alive]
+    lost = [worker for worker in workers if not worker.alive]
+    gone = f"no sign of {', '.join(worker.id for worker in lost)}" if lost else ""
+    if not alive:
+        return Sign(False, f"{gone or 'none runs'}; start it with `pixbal worker` or `pixbal up`")
+    said = "alive" if len(alive) == 1 else f"{len(alive)} alive"
+    # What a lost one held is taken over; until then somebody waits for it.
+    good = not any(worker.held for worker in lost)
+    return Sign(good, f"{said}; {gone}" if gone else said)
 
 
 class LabelStudioSign:
@@ -61,15 +61,3 @@ class LabelStudioSign:
         if answer.status_code != 200:
             return Sign(False, f"answered {answer.status_code}")
         return Sign(True, "reachable")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 48 * 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} days"

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
-from ml_backend.dashboard.surroundings import duration
 from ml_backend.store import Round, VersionRow
+from ml_backend.words import ENDED, duration, state_words
 from training.report_figures import Dot, Series, bar_chart, line_chart
 
-ENDED = ("done", "failed")
-STATES: Mapping[str, str] = {
-    "queued": "waiting for the worker",
-    "reconciling": "comparing the labels with Label Studio's",
-    "snapshot": "freezing the labels",
-    "stage1": "training, stage 1",
-    "pseudo_labels": "making pseudo labels",
-    "stage2": "training, stage 2",
-    "evaluating": "measuring",
-    "publishing": "publishing the version",
-    "scoring": "scoring the pool",
-    "pushing": "pushing questions",
-}
 TRIGGERS: Mapping[str, str] = {"labels": "batch answered", "request": "asked for"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """The round that is queued or running, in words; `share` in % of the stage, None if unknown."""
+    """The round that is queued or running, in words.
+
+    `share` in % of the stage, None if unknown; `eta` is the time to the end of the stage, too.
+    """
 
     round: int
     state: str
@@ -71,8 +61,8 @@ class VersionLine:
     in_use: bool
 
 
-def current_job(rounds: Sequence[Round]) -> Job | None:
-    """The round that is not over, or None."""
+def current_job(rounds: Sequence[Round], waiting: Callable[[Round], str]) -> Job | None:
+    """The round that is not over, or None; `waiting` says behind whom a queued one waits."""
     running = [row for row in rounds if row.state not in ENDED]
     if not running:
         return None
@@ -82,7 +72,7 @@ def current_job(rounds: Sequence[Round]) -> Job | None:
         share = min(100, max(0, round(100 * row.step / row.steps)))
     return Job(
         round=row.number,
-        state=STATES.get(row.state, row.state),
+        state=waiting(row) or state_words(row.state),
         epoch="" if row.epoch is None else str(row.epoch),
         steps=f"{row.step} of {row.steps}" if row.steps else "",
         share=share,
@@ -99,7 +89,7 @@ def round_lines(rounds: Iterable[Round], versions: Iterable[VersionRow]) -> list
         lines.append(
             RoundLine(
                 number=row.number,
-                state=row.state if row.state in ENDED else STATES.get(row.state, row.state),
+                state=state_words(row.state),
                 attempt="" if row.attempts < 2 else f"try {row.attempts}",
                 trigger=TRIGGERS.get(row.trigger, row.trigger),
                 labels="" if row.labels is None else str(row.labels),

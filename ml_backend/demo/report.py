@@ -42,6 +42,6 @@ def results_table(report: dict[str, Any]) -> Table:
 def print_addresses(console: Console, running: Running, report: dict[str, Any]) -> None:
     """Where to look and how to log in; the password is that of a server made for this."""
     server = running.label_studio
-    console.print(f"Label Studio: {server.url}/projects/{report['project']}/data")
+    console.print(f"Label Studio: {running.settings.project_page(report['project'])}")
     console.print(f"log in as: {server.user}   password: {server.password}", markup=False)
     console.print(f"backend: {running.settings.public_url}")

@@ -82,7 +82,7 @@ def _play(
 ) -> dict[str, Any]:
     settings = running.settings
     store = Store.open(settings.database_url)
-    ls = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
+    ls = LabelStudio.of(settings)
     init = initialise(
         settings,
         store,

@@ -20,6 +20,7 @@ from ml_backend.processes import (
     free_port,
     label_studio_template,
 )
+from ml_backend.proxies import without_proxy_to_loopback
 from ml_backend.settings import Settings, ensure_secrets
 
 # Freshly migrated data folders of Label Studio, one per release; also used by the tests.
@@ -80,7 +81,7 @@ def backend_environment(folder: Path, label_studio: LabelStudioServer, port: int
     inherited = {
         k: v for k, v in os.environ.items() if not k.startswith(("PIXBAL_", "LABEL_STUDIO_"))
     }
-    return inherited | {
+    return without_proxy_to_loopback(inherited) | {
         "PIXBAL_HOME": str(folder / "pixbal"),
         "PIXBAL_PORT": str(port),
         "PIXBAL_PUBLIC_URL": f"http://127.0.0.1:{port}",

@@ -79,6 +79,8 @@ class Labels(StorePart):
     def delete_task_labels(self, project_id: int, task_ids: Collection[int], at: datetime) -> int:
         """Delete the labels of tasks that are gone and withdraw their queries, together.
 
+        A withdrawn query has no task: SQLite gives the id of a deleted task to the next one made.
+
         Returns:
             How many labels were live.
         """
@@ -89,7 +91,7 @@ class Labels(StorePart):
                 connection.execute(
                     update(query)
                     .where(query.c.project_id == project_id, query.c.task_id.in_(chunk))
-                    .values(status="withdrawn")
+                    .values(status="withdrawn", task_id=None)
                 )
                 here = and_(label.c.project_id == project_id, label.c.task_id.in_(chunk))
                 deleted += self._bury(connection, here, at)
