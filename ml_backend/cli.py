@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-<<<<<<< HEAD
+from label_config import LabelConfigError
 from ml_backend import (
     cli_ask_again,
     cli_backup,
@@ -17,10 +17,6 @@ from ml_backend import (
     cli_tools,
     cli_version,
 )
-=======
-from label_config import LabelConfigError
-from ml_backend import cli_backup, cli_project, cli_serve, cli_simulate, cli_tools
->>>>>>> main
 from ml_backend.errors import BackendError
 from training.errors import TrainingError
 

@@ -12,11 +12,8 @@ from rich.table import Table
 
 from ml_backend.answers_status import answers_lines, answers_status
 from ml_backend.errors import NotFound
-<<<<<<< HEAD
 from ml_backend.labels import counting_labels
-=======
 from ml_backend.liveness import WorkerSign
->>>>>>> main
 from ml_backend.settings import Settings
 from ml_backend.store import Store
 from ml_backend.words import ENDED, duration, state_words, waits_for
@@ -33,14 +30,10 @@ def project_status(
     if project is None:
         raise NotFound(f"project {project_id} is unknown here", hint="See `pixbal status`.")
     images = store.images(project_id)
-<<<<<<< HEAD
     queries, labels = store.queries(project_id), store.effective_labels(project_id)
     versions = store.versions(project_id)
     counting = counting_labels(queries, labels)
-=======
-    labels = store.effective_labels(project_id)
     rounds = store.rounds(project_id)
->>>>>>> main
     return {
         "project": project_id,
         "title": project.title,
@@ -60,17 +53,11 @@ def project_status(
         "questions": dict(Counter(q.status for q in queries)),
         "labels": dict(Counter(label.kind for label in counting.values())),
         "clicks": store.clicks(project_id),
-<<<<<<< HEAD
-        "rounds": [asdict(r) for r in store.rounds(project_id)],
-        "workers": [asdict(lease) for lease in store.leases() if lease.holder],
-        "versions": [asdict(v) for v in versions],
-        **answers_status(store, project, queries, labels, versions),
-=======
         "rounds": [asdict(r) for r in rounds],
         "waiting": waits_for(store, rounds[-1], workers) if rounds else "",
         "workers": [asdict(worker) for worker in workers],
-        "versions": [asdict(v) for v in store.versions(project_id)],
->>>>>>> main
+        "versions": [asdict(v) for v in versions],
+        **answers_status(store, project, queries, labels, versions),
         "events_kept_aside": [
             {"event": e.id, "action": e.action, "why": e.error}
             for e in store.failed_events(project_id)
@@ -93,14 +80,11 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
     for key in ("images", "questions", "labels"):
         text = ", ".join(f"{n} {name}" for name, n in sorted(status[key].items())) or "none"
         counts.add_row(key, escape(text))
-<<<<<<< HEAD
     for name, line in answers_lines(status):
         counts.add_row(name, escape(line))
-=======
     for row in status["rounds"]:
         if row["state"] not in ENDED:
             counts.add_row("now", escape(_now(row, status["waiting"])))
->>>>>>> main
     for refused in status["refused"][:5]:
         counts.add_row("refused", escape(f"{refused['image']}: {refused['why']}"))
     rounds = Table(title="Rounds")
