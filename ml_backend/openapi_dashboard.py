@@ -45,6 +45,12 @@ def dashboard_paths() -> dict[str, Any]:
         f"{project}/questions": {
             "post": _form("questions", "Ask for the next questions.", parameters=about)
         },
+        f"{project}/ask-again": {
+            "post": _form("flagged_again", "Ask the flagged answers again.", parameters=about)
+        },
+        f"{project}/versions/{{name}}/activate": {
+            "post": _form("activate", "Put a version in use.", parameters=version)
+        },
         f"{project}/versions/{{name}}.zip": {
             "get": _page("download", "A version, zipped.", version, kind="application/zip")
         },

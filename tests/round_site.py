@@ -1,4 +1,4 @@
-"""A worker whose rounds end at once: inline engine, fake Label Studio, a trainer that trains nothing.
+"""A worker whose rounds end at once: inline engine, fake Label Studio, a stub of a trainer.
 
 Its models see what a test says they see; everything else is the real thing.
 """
@@ -142,9 +142,7 @@ class Site:
                 for seen in self.sees(name, image.image_id, region):
                     presence[region, SCHEMA.index(seen)] = 1.0
             clicks = np.ones(image.region_count, np.float32)
-            found[image.image_id] = ImageScores(
-                draw.random(image.region_count), clicks, presence
-            )
+            found[image.image_id] = ImageScores(draw.random(image.region_count), clicks, presence)
         out = runtime.scores_path(project.id, name)
         out.parent.mkdir(parents=True, exist_ok=True)
         PoolScores(found, None if row is None else name, "pixbal").save(out)
@@ -177,12 +175,10 @@ class QuickPlayer(Player):
 
 
 @contextlib.contextmanager
-def round_site(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **project: Any
-) -> Iterator[Site]:
+def round_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **project: Any) -> Iterator[Site]:
     """The site; fields of the project may be given."""
     settings = make_settings(tmp_path / "home", PIXBAL_RECONCILE_S="3600", PIXBAL_DEVICE="cpu")
-    settings.home.mkdir()
+    settings.home.mkdir(parents=True)
     with Store.open(settings.database_url) as store:
         fields: dict[str, Any] = {"budget_clicks": 4.0, "preticks": "auto", **project}
         row = make_project(PROJECT, SCHEMA, train_config=tiny_config().to_json(), **fields)

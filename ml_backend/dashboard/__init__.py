@@ -2,4 +2,5 @@
 
 from __future__ import annotations
 
+from ml_backend.dashboard import answers as answers  # its routes
 from ml_backend.dashboard.routes import attach as attach

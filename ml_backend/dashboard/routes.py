@@ -118,7 +118,7 @@ def overview() -> str:
 def project(project_id: int) -> str:
     """Everything about one project."""
     store, workers = dashboard().services.store, dashboard().workers.look()
-    row = _known(project_id)
+    row = known_project(project_id)
     rounds, versions = store.rounds(row.id), store.versions(row.id)
     schema = ClassSchema.from_json(row.schema_json)
     return render_template(
@@ -127,7 +127,7 @@ def project(project_id: int) -> str:
         job=_job(row.id, workers),
         training=asking.webhook_command(dashboard().services.settings.public_url, row.id),
         rounds=view.round_lines(rounds, versions),
-        versions=view.version_lines(versions, row.model_version),
+        versions=view.version_lines(versions, row.current_version),
         curve=view.curve(rounds, versions),
         bars=view.class_bars(versions[-1] if versions else None, schema.names),
         **_surroundings(workers),
@@ -137,7 +137,7 @@ def project(project_id: int) -> str:
 @pages.get(f"/projects/{PROJECT}/job")
 def job(project_id: int) -> Response:
     """The running round as JSON, for the page's own script."""
-    row, workers = _known(project_id), dashboard().workers.look()
+    row, workers = known_project(project_id), dashboard().workers.look()
     return jsonify(job=_job(row.id, workers), worker=worker_sign(workers))
 
 
@@ -157,7 +157,7 @@ def questions(project_id: int) -> AnyResponse:
 def download(project_id: int, name: str) -> Response:
     """A version as `pixbal export` writes it, zipped."""
     services = dashboard().services
-    row = _known(project_id)
+    row = known_project(project_id)
     # The name only picks a row; which folder that is, only the store says.
     version = services.store.version(row.id, name) if VERSION_NAME.fullmatch(name) else None
     if version is None:
@@ -168,12 +168,17 @@ def download(project_id: int, name: str) -> Response:
 
 
 def _asked(project_id: int, action: str, said: str) -> AnyResponse:
-    asking.ask(dashboard().services.store, _known(project_id).id, action)
+    asking.ask(dashboard().services.store, known_project(project_id).id, action)
     flash(said)
     return redirect(link("dashboard.project", project_id=project_id), 303)
 
 
-def _known(project_id: int) -> Project:
+def known_project(project_id: int) -> Project:
+    """The region project of this id.
+
+    Raises:
+        NotFound: there is none.
+    """
     row = dashboard().services.store.project(project_id)
     if row is None or row.template not in REGION_TEMPLATES:
         raise NotFound(f"Project {project_id} is unknown here.", "Make one with `pixbal init`.")
