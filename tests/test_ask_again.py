@@ -64,7 +64,6 @@ def first_askings(site: Site) -> int:
 
 
 def test_asked_again_beside_open_questions_and_the_first_answer_is_kept(site: Site) -> None:
-    """Seen failing with `_lacks_questions` blind to askings: a whole batch came with it."""
     first, before = answered(site), first_askings(site)
     open_before = {query.id for query in site.open()}
     assert open_before
@@ -147,7 +146,9 @@ def test_a_deleted_second_task_leaves_the_first_answer_and_can_be_asked_again(si
 def test_while_a_round_runs_only_that_region_is_pushed_and_the_round_chooses_its_batch(
     site: Site,
 ) -> None:
-    """Seen failing with the batch of a round taken as chosen once one region is asked again."""
+    """Seen failing with the batch of a round taken as chosen once one region is asked again, and
+    with a whole batch pushed beside the one region.
+    """
     site.store.update_project(PROJECT, state="paused")
     first = answered(site)
     site.answer_all("Brick")
