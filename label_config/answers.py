@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from label_config.classes import ClassSchema, shorten
+from label_config.classes import OTHER_TEXT, ClassSchema, shorten
 from label_config.errors import LabelConfigError
-from label_config.layouts import NOTHING_ALIAS, UNSURE_ALIAS, Layout, layout
+from label_config.layouts import (
+    NOTHING_ALIAS,
+    OTHER_ALIAS,
+    UNDEFINED_ALIASES,
+    UNSURE_ALIAS,
+    Layout,
+    layout,
+)
 
 Kind = Literal["classes", "nothing", "unsure", "empty"]
 _CHECK_CONFIG = "Compare the project's labelling configuration with the template."
@@ -16,13 +23,20 @@ _CHECK_CONFIG = "Compare the project's labelling configuration with the template
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said: names of classes, "Nothing listed", "Can't tell", or nothing at all.
+    """What was said about a region.
 
-    Raises: LabelConfigError unless `classes` holds distinct names exactly for kind "classes".
+    Attributes:
+        kind: "classes": classes, with or without "Something else"; "nothing": only "Something
+            else"; "unsure": "Can't tell"; "empty": nothing at all.
+        other: whether "Something else" is ticked; always so for kind "nothing".
+
+    Raises: LabelConfigError unless `classes` holds distinct names exactly for kind "classes", or
+    where `other` is set for "unsure" or "empty".
     """
 
     kind: Kind
     classes: tuple[str, ...] = ()
+    other: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -36,11 +50,18 @@ class Answer:
             )
         if len(set(self.classes)) != len(self.classes):
             raise LabelConfigError(f"A class came twice in {shorten(self.classes)}.")
+        if self.kind == "nothing":
+            object.__setattr__(self, "other", True)
+        elif self.other and self.kind != "classes":
+            raise LabelConfigError(
+                f"An answer of kind {self.kind!r} came with {OTHER_TEXT!r}.",
+                hint="It goes with classes, or alone as kind 'nothing'.",
+            )
 
     @property
     def clicks(self) -> int:
-        """Ticks it took: one per class, 1 for "nothing" and "unsure", 0 for "empty"."""
-        return len(self.classes) if self.kind == "classes" else int(self.kind != "empty")
+        """Ticks it took: one per class and for "Something else", 1 for "unsure", 0 for "empty"."""
+        return len(self.classes) + self.other + (self.kind == "unsure")
 
 
 def read_answer(
@@ -48,8 +69,9 @@ def read_answer(
 ) -> Answer:
     """Answer in an annotation's or prediction's `result`; the inverse of `answer_result`.
 
-    The choices exclude each other only here, not on the screen: "Can't tell" wins over "Nothing
-    listed", which wins over classes. Results of other kinds of control (a comment) do not count.
+    "Something else" combines with classes. What excludes others does so only here, not on the
+    screen: "Can't tell" wins over everything, and "Nothing listed" of older setups over classes.
+    Results of other kinds of control (a comment) do not count.
 
     Raises: LabelConfigError for an unknown choice or choices of another control, for two classes
     in a template with one, for templates whose answers are not one per task.
@@ -63,14 +85,21 @@ def read_answer(
 
 
 def answer_result(
-    answer: Answer, schema: ClassSchema, template: str = "region_multiclass"
+    answer: Answer,
+    schema: ClassSchema,
+    template: str = "region_multiclass",
+    *,
+    undefined_alias: str = OTHER_ALIAS,
 ) -> list[dict[str, Any]]:
     """Label Studio's `result` for an answer; [] when it is empty.
 
-    Raises: LabelConfigError for classes that the schema or the template does not allow.
+    Args:
+        undefined_alias: `ParsedConfig.undefined_alias` of the project's setup.
+
+    Raises: LabelConfigError for what the schema, the template or the setup does not offer.
     """
     plan = _region_layout(template)
-    aliases = _aliases(answer, schema, plan)
+    aliases = _aliases(answer, schema, plan, undefined_alias)
     return [_choices(aliases, plan)] if aliases else []
 
 
@@ -179,7 +208,7 @@ def _ticked(item: Mapping[str, Any], plan: Layout) -> list[str]:
 
 def _answer(ticked: list[str], schema: ClassSchema, plan: Layout) -> Answer:
     known = {str(index): name for index, name in enumerate(schema.names)}
-    extras = {UNSURE_ALIAS, NOTHING_ALIAS} if schema.undefined else {UNSURE_ALIAS}
+    extras = {UNSURE_ALIAS, *UNDEFINED_ALIASES} if schema.undefined else {UNSURE_ALIAS}
     unknown = [alias for alias in ticked if alias not in known and alias not in extras]
     if unknown:
         raise LabelConfigError(
@@ -191,30 +220,41 @@ def _answer(ticked: list[str], schema: ClassSchema, plan: Layout) -> Answer:
         return Answer("unsure")
     if NOTHING_ALIAS in ticked:
         return Answer("nothing")
-    answer = Answer(
-        "classes" if ticked else "empty", tuple(known[a] for a in dict.fromkeys(ticked))
-    )
+    other = OTHER_ALIAS in ticked
+    classes = tuple(known[alias] for alias in dict.fromkeys(ticked) if alias in known)
+    if not classes:
+        return Answer("nothing" if other else "empty")
+    answer = Answer("classes", classes, other)
     _check_count(answer, plan)
     return answer
 
 
-def _aliases(answer: Answer, schema: ClassSchema, plan: Layout) -> list[str]:
+def _aliases(
+    answer: Answer, schema: ClassSchema, plan: Layout, undefined_alias: str = OTHER_ALIAS
+) -> list[str]:
     _check_count(answer, plan)
-    if answer.kind == "nothing":
-        if not schema.undefined:
-            raise LabelConfigError(
-                "These classes offer no answer 'Nothing listed'.",
-                hint="Make the schema with undefined=True.",
-            )
-        return [NOTHING_ALIAS]
     if answer.kind == "unsure":
         return [UNSURE_ALIAS]
-    return [str(schema.index(name)) for name in answer.classes]
+    aliases = [str(schema.index(name)) for name in answer.classes]
+    if not answer.other:
+        return aliases
+    if not schema.undefined:
+        raise LabelConfigError(
+            f"These classes offer no answer {OTHER_TEXT!r}.",
+            hint="Make the schema with undefined=True.",
+        )
+    if aliases and undefined_alias == NOTHING_ALIAS:
+        raise LabelConfigError(
+            f"This older labelling setup has no {OTHER_TEXT!r} beside classes.",
+            hint="Give the classes alone; 'Nothing listed' would hide them.",
+        )
+    return [*aliases, undefined_alias]
 
 
 def _check_count(answer: Answer, plan: Layout) -> None:
-    if plan.choice == "single-radio" and len(answer.classes) > 1:
+    ticks = [*answer.classes, *([OTHER_TEXT] if answer.other else [])]
+    if plan.choice == "single-radio" and len(ticks) > 1:
         raise LabelConfigError(
-            f"Expected one class, got {shorten(answer.classes)}.",
+            f"Expected one class, got {shorten(ticks)}.",
             hint="region_dominant takes the class that covers most of the region.",
         )

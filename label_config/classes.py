@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import colorsys
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
-from itertools import count
 from pathlib import Path
 from typing import Any
 
+from label_config.colors import difference
 from label_config.errors import LabelConfigError
 from label_config.hotkeys import check_key, default_keys
+from label_config.palette import PALETTE
 
 MAX_CLASSES = 200
 MAX_NAME_LENGTH = 100
 MAX_FILE_BYTES = 1_000_000
-NOTHING_TEXT = "Nothing listed"
+OTHER_TEXT = "Something else"
+NOTHING_TEXT = "Nothing listed"  # in setups made by 0.1
 UNSURE_TEXT = "Can't tell"
+
+# CIEDE2000 that a filled-in colour keeps from every given one, while there are enough.
+LIKE = 10.0
 
 _COLOR = re.compile(r"#[0-9a-f]{6}")
 _COLOR_HINT = "Write it like #804080, or leave it out: a distinct one is chosen then."
@@ -42,7 +46,7 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class ClassSchema:
-    """The classes of a project in index order; `undefined` adds the answer "Nothing listed".
+    """The classes of a project in index order; `undefined` adds the answer "Something else".
 
     Raises: LabelConfigError unless there are 1..200 classes with distinct, printable names of at
     most 100 characters, colours "#rrggbb" and distinct free hotkeys.
@@ -72,7 +76,7 @@ class ClassSchema:
 
     @property
     def num_outputs(self) -> int:
-        """Columns of a network for these classes; the last one is "Nothing listed" if defined."""
+        """Columns of a network for these classes; the last one is "Something else" if defined."""
         return len(self.classes) + self.undefined
 
     def index(self, name: str) -> int:
@@ -90,31 +94,39 @@ class ClassSchema:
 
     @classmethod
     def of(
-        cls, names: Iterable[str], colors: Sequence[str | None] = (), undefined: bool = True
+        cls,
+        names: Iterable[str],
+        colors: Sequence[str | None] = (),
+        undefined: bool = True,
+        like: ClassSchema | None = None,
     ) -> ClassSchema:
-        """Schema of these names, with free hotkeys, and distinct colours where none is given."""
+        """Schema of these names, with free hotkeys, and distinct colours where none is given.
+
+        `like`: what is not given is as in that schema, for classes of the same name: keys and
+        colours of a project stay, however the next project's would be chosen.
+        """
         names = tuple(names)
-        _check_count(len(names))  # first: distinct colours for thousands take forever
+        _check_count(len(names))  # first: there are no more distinct colours than that
         if colors and len(colors) != len(names):
             raise LabelConfigError(f"Got {len(colors)} colours for {len(names)} classes.")
-        return cls(
-            tuple(
-                ClassInfo(name, color, key)
-                for name, color, key in zip(
-                    names,
-                    _completed(colors or [None] * len(names)),
-                    default_keys(len(names)),
-                    strict=True,
-                )
-            ),
-            undefined,
-        )
+        known = {info.name: info for info in like.classes} if like else {}
+        taken = [info.hotkey for name, info in known.items() if name in names and info.hotkey]
+        free = iter(default_keys(len(names), taken))
+        keys = [known[name].hotkey if name in known else next(free) for name in names]
+        given = colors or [None] * len(names)
+        own = [known[name].color if name in known else None for name in names]
+        filled = _completed([color or kept for color, kept in zip(given, own, strict=True)])
+        rows = zip(names, filled, keys, strict=True)
+        return cls(tuple(ClassInfo(*row) for row in rows), undefined)
 
     @classmethod
-    def load(cls, spec: str | Path) -> ClassSchema:
-        """Schema of a preset's name or of a JSON file; LabelConfigError names the presets."""
+    def load(cls, spec: str | Path, like: ClassSchema | None = None) -> ClassSchema:
+        """Schema of a preset's name or of a JSON file; LabelConfigError names the presets.
+
+        `like`: as for `of`.
+        """
         if str(spec) in presets():
-            return cls.preset(str(spec))
+            return cls.preset(str(spec), like)
         path = Path(spec)
         if not path.is_file():
             raise LabelConfigError(
@@ -127,30 +139,33 @@ class ClassSchema:
             raw = json.loads(path.read_text("utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise LabelConfigError(f"{path} is not JSON: {error}.", hint=_FORMS) from error
-        return cls.from_json(raw)
+        return cls.from_json(raw, like)
 
     @classmethod
-    def preset(cls, name: str) -> ClassSchema:
+    def preset(cls, name: str, like: ClassSchema | None = None) -> ClassSchema:
         """Schema of a public data set: one of `presets()`."""
         if name not in presets():
             raise LabelConfigError(f"No preset {name!r}.", hint=f"Presets: {', '.join(presets())}.")
         text = (_presets_folder() / f"{name}.json").read_text("utf-8")
-        return cls.from_json(json.loads(text))
+        return cls.from_json(json.loads(text), like)
 
     @classmethod
-    def from_json(cls, obj: Any) -> ClassSchema:
-        """Schema of `to_json`'s form, of {"names", "palette"}, or of a list of names."""
+    def from_json(cls, obj: Any, like: ClassSchema | None = None) -> ClassSchema:
+        """Schema of `to_json`'s form, of {"names", "palette"}, or of a list of names.
+
+        `like`: as for `of`.
+        """
         if isinstance(obj, list):
-            return cls.of(_strings(obj))
+            return cls.of(_strings(obj), like=like)
         if not isinstance(obj, Mapping):
             raise LabelConfigError(f"Classes came as {type(obj).__name__}.", hint=_FORMS)
         undefined = obj.get("undefined", True)
         if "classes" in obj:
-            return _from_entries(obj["classes"], undefined)
+            return _from_entries(obj["classes"], undefined, like)
         if "names" in obj:
             palette = obj.get("palette") or []
             colors = [_hex(rgb) for rgb in palette] if isinstance(palette, list) else [None]
-            return cls.of(_strings(obj["names"]), colors, undefined)
+            return cls.of(_strings(obj["names"]), colors, undefined, like)
         raise LabelConfigError(f"Classes came with the keys {shorten(obj)}.", hint=_FORMS)
 
     def to_json(self) -> dict[str, Any]:
@@ -180,9 +195,9 @@ def _presets_folder() -> Any:
     return resources.files("label_config") / "presets"
 
 
-def _from_entries(entries: Any, undefined: Any) -> ClassSchema:
+def _from_entries(entries: Any, undefined: Any, like: ClassSchema | None) -> ClassSchema:
     if isinstance(entries, list) and all(isinstance(entry, str) for entry in entries):
-        return ClassSchema.of(entries, undefined=undefined)
+        return ClassSchema.of(entries, undefined=undefined, like=like)
     if not isinstance(entries, list) or not all(isinstance(e, Mapping) for e in entries):
         raise LabelConfigError("'classes' is not a list of classes.", hint=_FORMS)
     unknown = {key for entry in entries for key in entry} - {"name", "color", "hotkey"}
@@ -199,7 +214,7 @@ def _from_entries(entries: Any, undefined: Any) -> ClassSchema:
             )
     names = [entry.get("name") for entry in entries]
     colors = [entry["color"].lower() if entry.get("color") else None for entry in entries]
-    schema = ClassSchema.of(_strings(names), colors, undefined)
+    schema = ClassSchema.of(_strings(names), colors, undefined, like)
     if not any("hotkey" in entry for entry in entries):
         return schema
     pairs = zip(schema.classes, entries, strict=True)
@@ -224,27 +239,24 @@ def _hex(rgb: Any) -> str:
 
 
 def _completed(colors: Sequence[str | None]) -> list[str]:
-    """Fill the gaps with colours that no other class has."""
-    fresh = _fresh_colors({color for color in colors if color})
-    return [color or next(fresh) for color in colors]
-
-
-def _fresh_colors(used: set[str]) -> Iterator[str]:
-    """Endless distinct colours: hues a golden angle apart, in three brightnesses."""
-    for step in count():
-        saturation, value = ((0.9, 0.9), (0.55, 1.0), (0.75, 0.6))[step % 3]
-        rgb = colorsys.hsv_to_rgb((step * 0.6180339887) % 1.0, saturation, value)
-        color = "#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in rgb))
-        if color not in used:
-            used.add(color)
-            yield color
+    """Fill the gaps: in the order of the table, first with what no given colour resembles."""
+    if None not in colors:
+        return [color for color in colors if color]
+    given = {color for color in colors if color and _COLOR.fullmatch(color)}
+    apart = {color: min((difference(color, own) for own in given), default=100.0)
+             for color in PALETTE}  # fmt: skip
+    fresh = [color for color in PALETTE if apart[color] >= LIKE]
+    # Too many given to keep clear of all: then those farthest from them.
+    fresh += sorted((c for c in PALETTE if 0 < apart[c] < LIKE), key=lambda c: -apart[c])
+    rest = iter(fresh)
+    return [color or next(rest) for color in colors]
 
 
 def _check_count(count: int) -> None:
     if not 1 <= count <= MAX_CLASSES:
         raise LabelConfigError(
             f"Expected 1 to {MAX_CLASSES} classes, got {count}.",
-            hint="List the classes to be told apart; the rest is 'Nothing listed'.",
+            hint="List the classes to be told apart; the rest is 'Something else'.",
         )
 
 

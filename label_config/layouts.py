@@ -8,8 +8,11 @@ from types import MappingProxyType
 
 from label_config.errors import LabelConfigError
 
+OTHER_ALIAS = "other"
+# What setups made by 0.1 offer instead: "Nothing listed", which hides every other tick.
 NOTHING_ALIAS = "none"
 UNSURE_ALIAS = "unsure"
+UNDEFINED_ALIASES = (OTHER_ALIAS, NOTHING_ALIAS)
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,24 @@ def layout(template: str) -> Layout:
         raise LabelConfigError(
             f"No template {template!r}.", hint=f"Templates: {', '.join(TEMPLATES)}."
         ) from None
+
+
+def header(template: str, smallest_share: float = 0.0) -> str:
+    """The question over the choices; it names the share under which a class is left out.
+
+    Raises: LabelConfigError for a share outside 0..1.
+    """
+    if not 0.0 <= smallest_share <= 1.0:
+        raise LabelConfigError(
+            f"The smallest share must lie in 0..1, got {smallest_share!r}.",
+            hint="0.2 leaves out classes under a fifth of the outline, 0 none.",
+        )
+    plan = layout(template)
+    if plan.choice != "multiple" or not smallest_share:
+        return plan.header
+    return plan.header.replace(" inside ", f" that covers at least {percent(smallest_share)} of ")
+
+
+def percent(share: float) -> str:
+    """0.2 -> "20 %"."""
+    return f"{100 * share:.3g} %"

@@ -17,21 +17,41 @@ _BASE = """
     .pixbal-side .lsf-choice { line-height: @line@px; }
     .pixbal-side .lsf-choice__checkbox { font-size: @type@px; overflow-wrap: anywhere; }
     .pixbal-swatch { display: inline-block; width: 12px; height: 12px; margin-right: 6px;
-      border: 1px solid #0004; }
+      border: 1px solid currentColor; }
 """
-# A long list scrolls, and a tick out of sight would be submitted unseen: the ticked choices and the
-# last @extras@, "Nothing listed" and "Can't tell", stand above the others.
+# A long list scrolls, and a tick out of sight would be submitted unseen: the ticked choices, "Can't
+# tell" and "Something else" stand above the others.
 _LONG = """
     .pixbal-side .lsf-choices { max-height: 46vh; overflow-y: auto; }
-    .pixbal-side .lsf-choice:nth-last-child(-n+@extras@) { order: -2; }
+    @extras@ { order: -2; }
     .pixbal-side .lsf-choice:has(input:checked) { order: -1; }
+"""
+# A search field comes after the choices and is shown above them. Label Studio loses rules with ">".
+_SEARCHED = """
+    .pixbal-side { display: flex; flex-direction: column; }
+    .pixbal-side h4 { order: -2; }
+    .pixbal-side input.ant-input { order: -1; flex: none; }
+"""
+# With it, "Can't tell" is the first choice; in a list that does not scroll it is shown as the last.
+_LAST = """
+    .pixbal-side .lsf-choice:first-child { order: 1; }
 """
 
 
-def style(classes: int, extras: int) -> str:
-    """CSS for a list of so many classes and `extras` further choices at its end."""
+def style(classes: int, undefined: bool, searched: bool) -> str:
+    """CSS for a list of so many classes.
+
+    Args:
+        undefined: "Something else" is its last choice but for "Can't tell".
+        searched: there is a search field, and "Can't tell" is the first choice.
+    """
     limit, sizes = next(row for row in _SIZES if classes <= row[0])
-    text = _BASE + (_LONG if limit == _SIZES[-1][0] else "")
+    long = limit == _SIZES[-1][0]
+    text = _BASE + (_LONG if long else _LAST if searched else "") + (_SEARCHED if searched else "")
+    ends = ["first-child"] if searched else ["last-child"]
+    if undefined:
+        ends.append("last-child" if searched else "nth-last-child(2)")
+    extras = ", ".join(f".pixbal-side .lsf-choice:{end}" for end in ends)
     names = ("side", "column", "line", "type", "extras")
     for name, value in zip(names, (*sizes, extras), strict=True):
         text = text.replace(f"@{name}@", str(value))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from label_config import ClassSchema
 from ml_backend.errors import BadRequest, NotFound
 from ml_backend.flagged import Flagged, flagged
-from ml_backend.queries import scored
+from ml_backend.queries import scored, scored_names
 from ml_backend.round_steps import name_in_use, next_round, scores_in_use, why_no_push
 from ml_backend.runtime import Runtime
 from ml_backend.store import Label, Project, Query, Store
@@ -98,7 +98,7 @@ def _anew(
         return []
     store = runtime.store
     number = next_round(store.rounds(project.id))
-    names = ClassSchema.from_json(project.schema_json).names
+    schema = ClassSchema.from_json(project.schema_json)
     scores, version = scores_in_use(runtime, project), name_in_use(project)
     shown = tick_decision(store, project).shown
     rows = []
@@ -108,7 +108,7 @@ def _anew(
             reason=reasons[query.id],
         )  # fmt: skip
         if scores is not None:
-            row = scored(row, project, names, version, scores, shown)
+            row = scored(row, project, scored_names(schema, scores), version, scores, shown)
         rows.append(row)
     return rows
 

@@ -11,6 +11,8 @@ from label_config import LabelConfigError
 from ml_backend import (
     cli_ask_again,
     cli_backup,
+    cli_classes,
+    cli_images,
     cli_project,
     cli_serve,
     cli_simulate,
@@ -57,6 +59,8 @@ def main(debug: bool) -> None:
 for command in (
     *cli_ask_again.COMMANDS,
     *cli_backup.COMMANDS,
+    *cli_classes.COMMANDS,
+    *cli_images.COMMANDS,
     *cli_project.COMMANDS,
     *cli_serve.COMMANDS,
     *cli_simulate.COMMANDS,

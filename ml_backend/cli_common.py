@@ -33,8 +33,8 @@ def open_all() -> tuple[Settings, Store, LabelStudio]:
     return settings, store, LabelStudio.of(settings)
 
 
-def only_project(store: Store, project: int | None, option: str = "--project") -> int:
-    """The region project that was named with `option`, or the only one there is."""
+def only_project(store: Store, project: int | None) -> int:
+    """The region project that was named, or the only one there is."""
     from ml_backend.errors import NotFound
     from ml_backend.ingest import REGION_TEMPLATES
 
@@ -47,7 +47,7 @@ def only_project(store: Store, project: int | None, option: str = "--project") -
         f"project {project} is unknown here"
         if project
         else f"{len(known)} projects are known here",
-        hint=f"Region projects: {known}. Name one with {option}, or make one with `pixbal init`.",
+        hint=f"Region projects: {known}. Name one with --project, or make one with `pixbal init`.",
     )
 
 

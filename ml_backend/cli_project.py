@@ -49,6 +49,10 @@ project_option = click.option("--project", type=int, help="Label Studio project 
     help="Tick predicted classes in advance; auto: once that is seen to save keys.",
 )  # fmt: skip
 @click.option(
+    "--smallest-share", default=0.2, show_default=True, type=click.FloatRange(0, 1),
+    help="Annotators leave out classes under this share of a region; 0: every class counts.",
+)  # fmt: skip
+@click.option(
     "--push/--no-push", default=True, show_default=True, help="Push the first questions now."
 )
 def init(**options: Any) -> None:
@@ -108,11 +112,16 @@ def push(project: int | None) -> None:
 def train(project: int | None) -> None:
     """Ask the worker to train on the labels there are, without waiting for the batch."""
     from ml_backend.asking import TRAIN, ask
+    from ml_backend.liveness import look_at_workers
+    from ml_backend.words import NO_WORKER
 
-    _, store, _ = cli_common.open_all()
+    settings, store, _ = cli_common.open_all()
     project_id = cli_common.only_project(store, project)
     ask(store, project_id, TRAIN)
-    click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")
+    if any(worker.alive for worker in look_at_workers(settings, store)):
+        click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")
+    else:
+        click.echo(f"asked, but {NO_WORKER}")
 
 
 @click.command(epilog="Example: pixbal status --json")
@@ -125,6 +134,7 @@ def status(project: int | None, as_json: bool) -> None:
     from ml_backend.ingest import REGION_TEMPLATES
     from ml_backend.liveness import look_at_workers
     from ml_backend.status import project_status, status_tables
+    from ml_backend.words import NO_WORKER
 
     settings, store, _ = cli_common.open_all()
     regions = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
@@ -141,7 +151,7 @@ def status(project: int | None, as_json: bool) -> None:
         sign = "alive" if worker.alive else "no sign of it: see `pixbal doctor`"
         console.print(f"worker {worker.id}: {sign}", markup=False, highlight=False)
     if not any(worker.alive for worker in workers):
-        console.print("no worker runs: start one with `pixbal worker` or `pixbal up`")
+        console.print(NO_WORKER)
     for item in found:
         for table in status_tables(item):
             console.print(table)

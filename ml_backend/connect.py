@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from label_config.instructions import RENEWED
 from ml_backend.errors import BackendError
 from ml_backend.label_studio import Change, LabelStudio
 from ml_backend.media import LOCAL_FOLDER
@@ -61,6 +62,19 @@ def connect(
     done.append(("order of the queue", _ensure_fields(ls, project_id, order)))
     done.append(_ensure_model_version(ls, project_id, model_version))
     return done
+
+
+def ensure_instructions(ls: LabelStudio, project_id: int, wanted: str) -> Change:
+    """Set what annotators see before they begin, unless somebody has made that text their own.
+
+    It is shown at the start from the first time on; who switches that off keeps it off.
+    """
+    current = str(ls.project(project_id).get("expert_instruction") or "").strip()
+    if current == wanted or (current and RENEWED not in current):
+        return "unchanged"
+    shown = {} if current else {"show_instruction": True}
+    ls.update_project(project_id, expert_instruction=wanted, **shown)
+    return "updated" if current else "created"
 
 
 def _check_secrets(settings: Settings) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ml_backend import asking, round_steps
-from ml_backend.labels import count_changes, trainable_labels, trained_labels
+from ml_backend.labels import RegionLabel, count_changes, trainable_labels, trained_labels
 from ml_backend.runtime import Runtime
 from ml_backend.state import CycleState
 from ml_backend.store import Event, Project, Round
@@ -28,7 +28,7 @@ class Cycle:
 
     runtime: Runtime
     clock: Callable[[], float] = time.monotonic
-    _trained: dict[tuple[int, int], dict[RegionId, tuple[str, ...]]] = field(default_factory=dict)
+    _trained: dict[tuple[int, int], dict[RegionId, RegionLabel]] = field(default_factory=dict)
     # By project: what the scores were read from, and the regions that have one.
     _askable: dict[int, tuple[Any, dict[str, list[int]] | None]] = field(default_factory=dict)
     # When to try a failed round again, by its tries: seconds of the steady clock.
@@ -97,7 +97,8 @@ class Cycle:
         """By image, the regions with a score; None where the pool is not scored. Read once."""
         path = self.runtime.scores_path(project.id, round_steps.name_in_use(project))
         pool = self.runtime.store.images(project.id, split="pool", status="ready")
-        key = (str(path), path.stat().st_mtime_ns if path.exists() else 0, len(pool))
+        images = frozenset(i.image_id for i in pool)  # some may have come and others gone
+        key = (str(path), path.stat().st_mtime_ns if path.exists() else 0, images)
         if self._askable.get(project.id, (None, None))[0] != key:
             scores = round_steps.scores_in_use(self.runtime, project)
             found = None if scores is None else {
@@ -107,7 +108,7 @@ class Cycle:
             self._askable[project.id] = (key, found)
         return self._askable[project.id][1]
 
-    def _labels_of(self, row: Round) -> dict[RegionId, tuple[str, ...]]:
+    def _labels_of(self, row: Round) -> dict[RegionId, RegionLabel]:
         key = (row.project_id, row.number)
         if key not in self._trained:
             path = self.runtime.snapshot_dir(*key)

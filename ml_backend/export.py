@@ -51,7 +51,7 @@ def mask_name(image: Image) -> str:
 def _write_masks(store: Store, project_id: int, version_dir: Path, out: Path) -> int:
     from PIL import Image as PILImage
 
-    from training.images import read_image
+    from training.images import ACCEPTED_PIXELS, read_image
     from training.predict import predict_mask
     from training.versions import Version, load_model
 
@@ -60,7 +60,7 @@ def _write_masks(store: Store, project_id: int, version_dir: Path, out: Path) ->
     folder.mkdir()
     images = store.images(project_id, split="pool", status="ready")
     for image in images:
-        mask = predict_mask(model, read_image(Path(image.path)))
+        mask = predict_mask(model, read_image(Path(image.path), ACCEPTED_PIXELS))
         PILImage.fromarray(mask).save(folder / mask_name(image))
     return len(images)
 

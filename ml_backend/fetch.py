@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, unquote, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, unquote_to_bytes, urljoin, urlsplit
 
 from ml_backend.errors import BackendError
 from ml_backend.proxies import may_use_proxy, proxy_hint
@@ -23,6 +23,7 @@ from ml_backend.proxies import may_use_proxy, proxy_hint
 MAX_BYTES = 100_000_000
 MAX_REDIRECTS = 5
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
+_PLAIN = "%/:?#[]@!$&'()*+,;=~-._|^`{}"  # stays as it is in a path or query
 _PORTS = {"http": 80, "https": 443}
 # Where Label Studio keeps files. The token opens much more, such as its own API.
 _OWN_FILES = re.compile(
@@ -184,6 +185,7 @@ class Fetcher:
         import httpx
 
         own = self._is_own(url)
+        url = _quoted(url)
         request_url, headers, extensions = (
             (url, dict(self.headers()) if self._gets_token(url) else {}, {})
             if own
@@ -294,9 +296,11 @@ def _is_file(path: str) -> bool:
 
 def _check_plain(url: str) -> None:
     """Raise FetchError where an address can be read in two ways."""
+    head = url.split("?", 1)[0]
     netloc = urlsplit(url).netloc
-    # Who reads "host\\@other" or "a:b@host" how is nobody's guess.
-    if "@" in netloc or "\\" in url or not url.isprintable() or " " in netloc:
+    # Who reads "host\\@other" or "a:b@host" how is nobody's guess; names in a query are quoted.
+    strict = not {"@", " "} & set(netloc) and netloc.isprintable()
+    if not strict or "\\" in head or any(ord(char) < 32 for char in head):
         raise FetchError(f"{_shown(url)} is not a plain http(s) address.")
 
 
@@ -307,6 +311,13 @@ def _check_steps(url: str) -> None:
         text, before = unquote(text), text
     if "\0" in text or ".." in re.split(r"[/\\?=&]", text):
         raise FetchError(f"{_shown(url)} steps out of its folder.")
+
+
+def _quoted(url: str) -> str:
+    """An address as a browser sends it: what is no plain ASCII behind the host is quoted."""
+    parts = urlsplit(url)
+    path, query = quote(parts.path, safe=_PLAIN), quote(parts.query, safe=_PLAIN)
+    return parts._replace(path=path, query=query).geturl()
 
 
 def _shown(url: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
-from collections.abc import Callable
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,25 +13,32 @@ from defusedxml import ElementTree
 
 from ml_backend.errors import BackendError
 from ml_backend.label_studio import LabelStudio
-from ml_backend.pool import IMAGE_SUFFIXES, Source, keep
+from ml_backend.pool import keep
 from ml_backend.settings import Settings
+from ml_backend.sources import IMAGE_SUFFIXES, Source
+from ml_backend.store import Image
+from training.images import content_id
 
-log = logging.getLogger(__name__)
+LABELS = ("BrushLabels", "PolygonLabels")
 
 
 def image_key(label_config: str) -> str:
-    """The task data key that holds the image: the `value` of the config's first Image tag.
+    """The task data key that holds the image: of the one Image tag that people label, if there are
+    brush or polygon labels, else of the first one.
 
     Raises:
         BackendError: not XML, or no Image tag with a plain `$key`.
     """
     try:
-        tags = list(ElementTree.fromstring(label_config).iter("Image"))
+        root = ElementTree.fromstring(label_config)
     except Exception as error:  # defusedxml raises its own family beside ParseError
         raise BackendError(
             f"the project's labelling setup cannot be read: {error}",
             hint="Open its settings in Label Studio and save a valid setup.",
         ) from error
+    labelled = {tag.get("toName") for tag in root.iter() if tag.tag in LABELS}
+    tags = list(root.iter("Image"))
+    tags.sort(key=lambda tag: tag.get("name") not in labelled)
     values = [str(tag.get("value", "")) for tag in tags]
     keys = [value[1:] for value in values if value.startswith("$") and len(value) > 1]
     if not keys:
@@ -42,20 +49,31 @@ def image_key(label_config: str) -> str:
     return keys[0]
 
 
-def sources_of_project(settings: Settings, ls: LabelStudio, project_id: int) -> list[Source]:
-    """Fetch the image of every task; one that cannot be fetched is listed and refused at import.
+def sources_of_project(
+    settings: Settings, ls: LabelStudio, project_id: int, known: Iterable[Image] = ()
+) -> list[Source]:
+    """The image of every task, to be fetched when it is imported.
+
+    Args:
+        known: images that are here already: their tasks are not fetched again.
 
     Raises:
         BackendError: the project has no tasks, or no image key.
     """
     key = image_key(str(ls.project(project_id).get("label_config") or ""))
+    here = {(i.ls_task_id, i.source): i for i in known if i.status != "unreadable"}
     sources = task_sources(settings, ls, project_id, key)
     if not sources:
         raise BackendError(
             f"Label Studio project {project_id} has no tasks",
             hint="Import images into it first, or use --images.",
         )
-    return sources
+    return [
+        s
+        if (row := here.get((s.ls_task_id, s.name))) is None
+        else replace(s, path=Path(row.path), load=None)
+        for s in sources
+    ]
 
 
 def task_sources(
@@ -65,29 +83,29 @@ def task_sources(
     key: str,
     known: Callable[[int, Any], bool] = lambda task_id, url: False,
 ) -> list[Source]:
-    """Fetch the images under `key`, but not those of tasks (id, address) that are known."""
+    """The images under `key`, but not those of tasks (id, address) that are known.
+
+    Each is fetched by its `load` when its turn comes; one that cannot be is refused then.
+    """
     return [
-        _fetch(settings, ls, task, key)
+        _source(settings, ls, int(task["id"]), task.get("data", {}).get(key), key)
         for task in ls.tasks(project_id, with_annotations=False)
         if not known(int(task["id"]), task.get("data", {}).get(key))
     ]
 
 
-def _fetch(settings: Settings, ls: LabelStudio, task: dict[str, Any], key: str) -> Source:
-    task_id = int(task["id"])
-    url = task.get("data", {}).get(key)
-    missing = settings.home / "incoming" / f"task-{task_id}-missing"
-    if not isinstance(url, str) or not url:
-        log.warning("task %s has no image under %r", task_id, key)
-        return Source(f"task {task_id} (no {key!r})", missing, ls_task_id=task_id)
-    try:
-        data = ls.fetch(url, task_id)
-    except BackendError as error:
-        log.warning("task %s: %s", task_id, error)
-        return Source(url, missing, ls_task_id=task_id)
-    suffix = _suffix(url)
-    path = keep(data, settings.home / "incoming", hashlib.sha256(data).hexdigest()[:24], suffix)
-    return Source(url, path, ls_task_id=task_id)
+def _source(settings: Settings, ls: LabelStudio, task_id: int, url: Any, key: str) -> Source:
+    name = url if isinstance(url, str) and url else f"task {task_id}"
+
+    @cache
+    def load() -> Path:
+        if name is not url:
+            raise BackendError(f"task {task_id} has no image under {key!r}")
+        data = ls.fetch(name, task_id)
+        # Where the import keeps it, too: one copy.
+        return keep(data, settings.home / "images", content_id(data), _suffix(name))
+
+    return Source(name, Path(), ls_task_id=task_id, load=load)
 
 
 def _suffix(url: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from label_config import ClassSchema, LabelConfigError, read_answer
+from label_config import Answer, ClassSchema, LabelConfigError, read_answer
 from ml_backend.errors import BadRequest, NotFound
 from ml_backend.store import Event, Label, Project, Store
 
@@ -76,15 +76,16 @@ def label_from_annotation(
         BadRequest: it has no id or no update time.
     """
     skipped = bool(annotation.get("was_cancelled"))
-    kind, classes, clicks = _SKIPPED if skipped else _read(project, annotation.get("result"))
+    answer = Answer("empty") if skipped else _read(project, annotation.get("result"))
     return Label(
         annotation_id=positive_int(annotation.get("id"), "annotation.id"),
         project_id=project.id,
         task_id=task_id,
         query_id=query_id,
-        kind=kind,
-        classes=classes,
-        clicks=clicks,
+        kind="skipped" if skipped else "invalid" if answer is None else answer.kind,
+        classes=answer.classes if answer else (),
+        other=answer is not None and answer.other,
+        clicks=answer.clicks if answer else 0,
         lead_time_s=_seconds(annotation.get("lead_time")),
         annotator=_annotator(annotation.get("completed_by")),
         updated_at=parse_time(annotation.get("updated_at") or annotation.get("created_at")),
@@ -93,17 +94,13 @@ def label_from_annotation(
     )
 
 
-_Reading = tuple[str, tuple[str, ...], int]  # kind, classes, clicks
-_SKIPPED: _Reading = ("skipped", (), 0)
-
-
-def _read(project: Project, result: Any) -> _Reading:
+def _read(project: Project, result: Any) -> Answer | None:
+    """The answer; None where it cannot be read."""
     try:
         schema = ClassSchema.from_json(project.schema_json)
-        answer = read_answer(result if result is not None else [], schema, project.template)
+        return read_answer(result if result is not None else [], schema, project.template)
     except LabelConfigError:
-        return "invalid", (), 0
-    return answer.kind, answer.classes, answer.clicks
+        return None
 
 
 def positive_int(value: Any, what: str) -> int:

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from label_config import ClassSchema, LabelConfigError, build
-from ml_backend.connect import connect
+from label_config.classes import presets
+from label_config.colors import close_pairs
+from ml_backend.connect import connect, ensure_instructions
 from ml_backend.errors import BackendError, Conflict
-from ml_backend.from_project import sources_of_project
+from ml_backend.gather import gather
+from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
 from ml_backend.masks import show_masks
-from ml_backend.pool import Cut, ImportReport, Source, import_images, list_heldout, list_sources
+from ml_backend.pool import Cut, ImportReport, import_images, import_lines
 from ml_backend.predictions import NO_MODEL
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
+from ml_backend.sources import Found, Source, printable
 from ml_backend.store import Project, Store
 from training.config import CONFIGS, TrainConfig
 from training.errors import TrainingError
 from training.images import read_image
 from training.seeds import NO_SEEDS, REPAIR_OPENCV, has_seeds
 from training.superpixels import available_methods, default_method
+
+SHOWN_PAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class InitRequest:
     overrides: tuple[str, ...] = ()
     seed: int = 0
     preticks: str = "auto"
+    smallest_share: float = 0.2
     push: bool = True
 
 
@@ -70,9 +78,7 @@ class InitReport:
         found = [
             *self.warnings,
             f"project {self.project.id}: {'created' if self.created else 'unchanged'}",
-            f"images: {self.images.added} added, {self.images.known} known, "
-            f"{len(self.images.unreadable)} refused; {self.images.regions} new regions",
-            *(f"  refused {name}: {reason}" for name, reason in self.images.unreadable),
+            *import_lines(self.images),
             *(f"{what}: {how}" for what, how in self.connected),
             self._questions(),
             *self.masks,
@@ -105,40 +111,48 @@ def initialise(
             with, or Label Studio refuses (with what to do).
     """
     schema = ClassSchema.load(request.classes)
-    sources = _sources(settings, ls, request, schema)
-    _check_readable(sources, settings.max_pixels)
+    found = _gather(settings, store, ls, request, schema)
+    _check_readable(found.sources, settings.max_pixels)
     project, created = _project(store, ls, request, schema)
     with file_lock(project_lock(settings.home, project.id), what=f"import into {project.id}"):
         cut = Cut(settings.home, project.method, project.side_px, settings.max_pixels)
-        images = import_images(store, project, sources, cut, progress=progress)
+        images = import_images(store, project, found.sources, cut, progress=progress)
+        # Earlier releases kept a second copy of what they had fetched.
+        shutil.rmtree(settings.home / "incoming", ignore_errors=True)
     if not store.images(project.id, split="pool", status="ready"):
         raise BackendError(
-            f"none of the {len(sources)} images can be used",
+            f"none of the {len(found.sources)} images can be used",
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
         )
     current = project.model_version or NO_MODEL
-    connected = tuple(connect(ls, settings, project.id, project.label_config, current))
+    connected = connect(ls, settings, project.id, project.label_config, current)
     if created and request.project is None:
         # It was made with the project itself, just now.
-        connected = tuple((what, "created" if what == "label config" else how)
-                          for what, how in connected)  # fmt: skip
+        connected = [
+            (what, "created" if what == "label config" else how) for what, how in connected
+        ]
+    text = project_instructions(settings, store, project)
+    connected.insert(1, ("instructions", ensure_instructions(ls, project.id, text)))
     if project.state == "importing":  # until here the worker leaves it alone
         store.update_project(project.id, state="active")
     pushed = _first_questions(settings, store, ls, project) if request.push else 0
     if pushed:
         # The order of the queue hangs on it, and it needs a prediction to exist.
         again = connect(ls, settings, project.id, project.label_config, current)
-        connected = (*connected[:-1], again[-1])  # the model version, which is set last
+        connected[-1] = again[-1]  # the model version, which is set last
     return InitReport(
         project=project,
         url=settings.project_page(project.id),
         created=created,
-        images=images,
-        connected=connected,
+        images=replace(images, notes=(*found.notes, *images.notes)),
+        connected=tuple(connected),
         pushed=pushed,
         open_questions=len(store.queries(project.id, status="open")),
         masks=_masks(settings, store, ls, project.id, request.from_project),
-        warnings=method_warning(request) if created else (),
+        warnings=(
+            *(method_warning(request) if created else ()),
+            *color_warnings(request.classes, ClassSchema.from_json(project.schema_json)),
+        ),
         asked_to_push=request.push,
     )
 
@@ -175,15 +189,38 @@ def _masks(
         return (f"masks are not shown in project {source}: {error}",)
 
 
-def _sources(
-    settings: Settings, ls: LabelStudio, request: InitRequest, schema: ClassSchema
-) -> list[Source]:
-    sources = [source for spec in request.images for source in list_sources(spec)]
-    if request.from_project is not None:
-        sources += sources_of_project(settings, ls, request.from_project)
-    if request.heldout is not None:
-        sources += list_heldout(request.heldout, len(schema.names))
-    return sources
+def _gather(
+    settings: Settings, store: Store, ls: LabelStudio, request: InitRequest, schema: ClassSchema
+) -> Found:
+    row = _recorded(store, request)
+    return gather(
+        settings,
+        ls,
+        schema if row is None else ClassSchema.from_json(row.schema_json),
+        images=request.images,
+        from_project=request.from_project,
+        heldout=request.heldout,
+        stored=() if row is None else store.images(row.id),
+    )
+
+
+def color_warnings(classes: str, schema: ClassSchema) -> tuple[str, ...]:
+    """Colours given by hand that look alike; those of a preset are its data set's own."""
+    if classes in presets():
+        return ()
+    pairs = close_pairs(schema)
+    color = {info.name: info.color for info in schema.classes}
+    named = [
+        f"{one!r} and {two!r} ({color[one]}, {color[two]})" for one, two, _ in pairs[:SHOWN_PAIRS]
+    ]
+    if not pairs:
+        return ()
+    more = f" and {len(pairs) - len(named)} more" if len(pairs) > len(named) else ""
+    return (
+        f"warning: classes whose colours look alike: {'; '.join(named)}{more}. A project keeps its "
+        "colours: for other ones change them in the class list (or leave them out, and distinct "
+        "ones are filled in) and make a project of another --title.",
+    )
 
 
 def _project(
@@ -191,7 +228,7 @@ def _project(
 ) -> tuple[Project, bool]:
     known = _known_project(store, ls, request)
     if known is not None:
-        _check_unchanged(known, request, schema)
+        _check_unchanged(known, request)
         return known, False
     if not request.images and request.from_project is None:
         raise BackendError(
@@ -204,7 +241,7 @@ def _project(
             f"superpixel method {method!r} is not available here",
             hint=f"Available: {', '.join(available_methods())}.",
         )
-    label_config = build(schema, request.template)
+    label_config = build(schema, request.template, smallest_share=request.smallest_share)
     project_id = request.project
     if project_id is None:
         project_id = ls.create_project(request.title, label_config)
@@ -222,6 +259,7 @@ def _project(
         budget_clicks=request.budget,
         train_every=request.train_every,
         preticks=request.preticks,
+        smallest_share=request.smallest_share,
         train_config=train_config(request.config, request.overrides, request.seed).to_json(),
         acquisition="pixbal",
         model_version=None,
@@ -235,16 +273,17 @@ def _project(
     return row, True
 
 
-def _check_readable(sources: list[Source], max_pixels: int) -> None:
+def _check_readable(sources: Sequence[Source], max_pixels: int) -> None:
     """Where no image of the pool can be read, no project is made for them."""
     refused: list[str] = []
     for source in sources:
         if source.split != "pool":
             continue
         try:
-            read_image(source.path, max_pixels=max_pixels)
-        except (TrainingError, OSError) as error:
-            refused.append(f"{source.name}: {error}")
+            path = source.path if source.load is None else source.load()
+            read_image(path, max_pixels=max_pixels)
+        except (BackendError, TrainingError, OSError) as error:
+            refused.append(f"{printable(source.name)}: {error}")
         else:
             return
     if refused:
@@ -255,19 +294,30 @@ def _check_readable(sources: list[Source], max_pixels: int) -> None:
 
 def _known_project(store: Store, ls: LabelStudio, request: InitRequest) -> Project | None:
     """The project that an earlier call made: by id, else by title if Label Studio still has it."""
+    row = _recorded(store, request)
+    if row is not None:
+        ls.project(row.id)  # raises where it was deleted there
+    return row
+
+
+def _recorded(store: Store, request: InitRequest) -> Project | None:
     for row in store.projects():
         if row.template == "image_masks":
             continue
         if row.id == request.project or (request.project is None and row.title == request.title):
-            ls.project(row.id)  # raises where it was deleted there
             return row
     return None
 
 
-def _check_unchanged(row: Project, request: InitRequest, schema: ClassSchema) -> None:
-    """Regions and classes of a project are fixed: labels would lose their meaning."""
+def _check_unchanged(row: Project, request: InitRequest) -> None:
+    """Regions and classes of a project are fixed: labels would lose their meaning.
+
+    Keys and colours that the class list leaves open are the project's, not those of a new one.
+    """
+    stored = ClassSchema.from_json(row.schema_json)
+    asked = ClassSchema.load(request.classes, like=stored)
     given: Mapping[str, tuple[Any, Any]] = {
-        "--classes": (schema.to_json(), row.schema_json),
+        "--classes": (first_classes(asked, row), first_classes(stored, row)),
         "--template": (request.template, row.template),
         "--side": (request.side, row.side_px),
         "--method": (request.method or row.method, row.method),
@@ -277,8 +327,15 @@ def _check_unchanged(row: Project, request: InitRequest, schema: ClassSchema) ->
             raise Conflict(
                 f"project {row.id} ({row.title!r}) was made with another {option}"
                 + ("" if option == "--classes" else f": {stored!r}, now asked for {asked!r}"),
-                hint="Keep it, or make a second project with another --title.",
+                hint="Keep it, or make a second project with another --title."
+                + (" Classes are added by `pixbal classes append`." * (option == "--classes")),
             )
+
+
+def first_classes(schema: ClassSchema, row: Project) -> dict[str, Any]:
+    """A class list without those appended to the project: it may be given with or without them."""
+    kept = tuple(c for c in schema.classes if c.name not in row.classes_added)
+    return replace(schema, classes=kept).to_json() if kept else schema.to_json()
 
 
 def _adopt(ls: LabelStudio, project_id: int, label_config: str) -> None:

@@ -88,7 +88,7 @@ def picture(
     expected = sign(settings.media_key, project_id, image_id, index, kind, regions_hash)
     if not hmac.compare_digest(signature, expected) or image is None:
         raise missing
-    if image.status != "ready" or not 0 <= index < image.region_count:
+    if image.status == "unreadable" or not 0 <= index < image.region_count:
         raise missing
     cached = _cache_path(settings, image, index, kind)
     try:

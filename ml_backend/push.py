@@ -12,7 +12,7 @@ from ml_backend.errors import LabelStudioError
 from ml_backend.label_studio import LabelStudio
 from ml_backend.media import picture_urls, write_local_pictures
 from ml_backend.predictions import region_prediction
-from ml_backend.queries import plan_queries, scored
+from ml_backend.queries import plan_queries, scored, scored_names
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Query, Store
 from ml_backend.tasks import task_payload
@@ -95,7 +95,7 @@ def _plan(store: Store, project: Project, batch: Batch) -> None:
         store.images(project.id, split="pool", status="ready"),
         {RegionId(q.image_id, q.region_index) for q in queries},
         batch.scores,
-        ClassSchema.from_json(project.schema_json).names,
+        scored_names(ClassSchema.from_json(project.schema_json), batch.scores),
         round_number=batch.round,
         model_version=batch.version,
         budget_clicks=project.budget_clicks - open_clicks,
@@ -164,6 +164,7 @@ def _rescore_open(
     one would come after all others.
     """
     schema = ClassSchema.from_json(project.schema_json)
+    names = scored_names(schema, scores)
     stale = [
         q
         for q in store.queries(project.id, status="open")
@@ -172,7 +173,7 @@ def _rescore_open(
     shown = tick_decision(store, project).shown if stale else False
     for start in range(0, len(stale), PAGE):
         page = stale[start : start + PAGE]
-        renewed = [scored(q, project, schema.names, version, scores, shown) for q in page]
+        renewed = [scored(q, project, names, version, scores, shown) for q in page]
         # An earlier try was cut off after Label Studio took the page, or the version was in use
         # before; ticks may have been decided otherwise then, and a version is to say one thing.
         have = ls.tasks_with_prediction(project.id, [q.task_id for q in page if q.task_id], version)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from label_config import ClassSchema
 from ml_backend.agreement import drawn_as_control
 from ml_backend.store import Image, Project, Query
 from training.regions import RegionId
@@ -77,7 +78,7 @@ def plan_queries(
                 task_id=None,
                 score=float(values[position]),
                 expected_clicks=float(cost[position]),
-                preticks=pretick(presence, names),
+                preticks=pretick(presence, names, project.smallest_share),
                 model_version=model_version,
                 control=not ticks_shown
                 or drawn_as_control(project.seed, RegionId(image.image_id, region), 1),
@@ -101,7 +102,7 @@ def scored(
         query,
         score=score if math.isfinite(score) else query.score,
         expected_clicks=float(row.expected_clicks[region.index]),
-        preticks=pretick(row.presence[region.index], names),
+        preticks=pretick(row.presence[region.index], names, project.smallest_share),
         model_version=version,
         control=not ticks_shown or drawn_as_control(project.seed, region, query.asking),
     )
@@ -143,14 +144,27 @@ def _pool_rows(
     ]
 
 
-def pretick(presence: NDArray[np.floating[Any]], names: Sequence[str]) -> tuple[str, ...]:
+def scored_names(schema: ClassSchema, scores: PoolScores) -> tuple[str, ...]:
+    """The classes that the scoring model knew, in the order of `presence`.
+
+    Those appended since then have no column, and must not be given that of the undefined class.
+    """
+    widths = {row.presence.shape[1] for row in scores.images.values()} - {0}
+    return schema.names[: max(widths, default=schema.num_outputs) - schema.undefined]
+
+
+def pretick(
+    presence: NDArray[np.floating[Any]], names: Sequence[str], smallest_share: float = 0.0
+) -> tuple[str, ...]:
     """Names of the classes predicted on enough of a region.
 
     Args:
         presence: share of the region's pixels per class, (K,); an undefined class comes last and is
-            never ticked in advance, since "Nothing listed" would hide what is there.
+            never ticked in advance: a class can be looked for in the picture, but "Something else"
+            is only right where every class was looked for first, and a tick that is there already
+            invites to skip that. Leaving it out costs one key where it is right.
         names: the real classes, K or K - 1 of them.
+        smallest_share: classes under it are left out by annotators, so they are not ticked either.
     """
-    return tuple(
-        name for name, share in zip(names, presence, strict=False) if share >= PRETICK_SHARE
-    )
+    least = max(PRETICK_SHARE, smallest_share)
+    return tuple(name for name, share in zip(names, presence, strict=False) if share >= least)

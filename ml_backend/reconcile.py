@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_backend.copies import Copies, Walk
 from ml_backend.errors import BadRequest, NotFound
+from ml_backend.images import withdraw_removed
 from ml_backend.ingest import REGION_TEMPLATES, apply_annotation, parse_time
 from ml_backend.label_studio import LabelStudio
 from ml_backend.store import Label, Project, Store
@@ -93,6 +94,7 @@ def reconcile(store: Store, ls: LabelStudio, project_id: int, now: datetime) -> 
         and label.seen_at < now
     ]
     deleted += store.delete_labels(project_id, gone, now)
+    withdraw_removed(store, ls, project_id)
     groups = [replace(c, ledger=None) if c.ledger in vanished else c for c in walk.groups()]
     copies = tuple(c for c in groups if [t.id for t in c.tasks] != [c.ledger])
     return ReconcileReport(len(annotations), changed, deleted, unknown, len(vanished), copies)

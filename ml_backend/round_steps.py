@@ -26,8 +26,9 @@ from ml_backend import asking
 from ml_backend.copies import remove_copies
 from ml_backend.errors import BackendError, Conflict, LabelStudioError, NotFound
 from ml_backend.failures import reason_of
+from ml_backend.heldout import check_stored
 from ml_backend.ingest import apply_event
-from ml_backend.labels import trainable_labels
+from ml_backend.labels import possible_classes, trainable_labels
 from ml_backend.leases import project_lease
 from ml_backend.predictions import NO_MODEL
 from ml_backend.priority import stand_back
@@ -120,17 +121,31 @@ def _write_snapshot(runtime: Runtime, project: Project, out: Path) -> Snapshot:
     schema = ClassSchema.from_json(project.schema_json)
     images = {i.image_id: i for i in store.images(project.id, split="pool", status="ready")}
     by_image: dict[str, dict[int, list[int]]] = {}
-    for region, classes in trainable_labels(store, project.id).items():
-        indices = [schema.index(name) for name in classes] or [len(schema.names)]
+    for region, label in trainable_labels(store, project.id).items():
+        indices = [schema.index(name) for name in label.classes]
+        indices += [len(schema.names)] if label.other else []
         by_image.setdefault(region.image_id, {})[region.index] = indices
+    possible: dict[str, dict[int, list[int]]] = {}
+    for region, names in possible_classes(store, project).items():
+        ticked = by_image.get(region.image_id, {}).get(region.index)
+        if ticked is not None:
+            left = [c for c in map(schema.index, names) if c not in ticked]
+            possible.setdefault(region.image_id, {})[region.index] = left
     items = [
         SnapshotItem(
-            image_id, Path(images[image_id].path), Path(images[image_id].regions_path), regions
+            image_id,
+            Path(images[image_id].path),
+            Path(images[image_id].regions_path),
+            regions,
+            possible.get(image_id, {}),
         )
         for image_id, regions in sorted(by_image.items())
         if image_id in images
     ]
-    heldout = [_heldout(i) for i in store.images(project.id, split="heldout", status="ready")]
+    held = store.images(project.id, split="heldout", status="ready")
+    for image in held:
+        check_stored(image, images)
+    heldout = [_heldout(image) for image in held]
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def write() -> Snapshot:

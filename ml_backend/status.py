@@ -48,8 +48,10 @@ def project_status(
         "trouble": project.trouble,
         "trouble_at": project.trouble_at,
         "images": dict(Counter(f"{i.split} {i.status}" for i in images)),
-        "refused": [{"image": i.source, "why": i.reason} for i in images if i.status != "ready"],
-        "regions": sum(i.region_count for i in images if i.split == "pool"),
+        "refused": [
+            {"image": i.source, "why": i.reason} for i in images if i.status == "unreadable"
+        ],
+        "regions": sum(i.region_count for i in images if i.split == "pool" and i.status == "ready"),
         "questions": dict(Counter(q.status for q in queries)),
         "labels": dict(Counter(label.kind for label in counting.values())),
         "clicks": store.clicks(project_id),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from ml_backend.liveness import WorkerSign
 from ml_backend.store import Project, Round, Store
 
+NO_WORKER = "no worker runs: start one with `pixbal worker` or `pixbal up`"
 ENDED = ("done", "failed")
 STATES: Mapping[str, str] = {
     "queued": "waiting for the worker",
@@ -37,7 +38,7 @@ def waits_for(store: Store, row: Round, workers: Sequence[WorkerSign]) -> str:
     if row.state != "queued":
         return ""
     if not any(worker.alive for worker in workers):
-        return "waiting for a worker, and none runs: start one with `pixbal worker`"
+        return f"waiting, but {NO_WORKER}"
     others = _unfinished(store, row)
     running = [(project, other) for project, other in others if other.state != "queued"]
     if running:

@@ -29,7 +29,8 @@ class Kind(Enum):
     HALF = "done, and refused with a status all the same"
     TWICE = "done twice, one answer"
     SLOW = "done after some time; no answer if that is longer than the client waits"
-    CALL = "done; somebody else is at work just before"
+    BEFORE = "done; somebody else is at work just before"
+    AFTER = "done; somebody else is at work before the answer comes"
 
 
 @dataclass
@@ -121,12 +122,14 @@ class Faults:
             raise httpx.ConnectError("[Errno 111] Connection refused")
         if rule.kind is Kind.RESET:
             raise httpx.ReadError("[Errno 104] Connection reset by peer")
-        if rule.kind is Kind.CALL:
+        if rule.kind is Kind.BEFORE:
             rule.call()
             return do()
         if rule.kind is Kind.SLOW:
             self.sleep(min(rule.seconds, timeout_s))
         answer = do()
+        if rule.kind is Kind.AFTER:
+            rule.call()
         if rule.kind is Kind.TWICE:
             do()
         late = rule.kind is Kind.SLOW and rule.seconds > timeout_s

@@ -125,7 +125,11 @@ class FakeServer:
 
     def before(self, method: str, call: Callable[[], object], **rule: Any) -> Rule:
         """Somebody does something just before the request is served."""
-        return self.faults.add(Kind.CALL, method, call=call, **rule)
+        return self.faults.add(Kind.BEFORE, method, call=call, **rule)
+
+    def after(self, method: str, call: Callable[[], object], **rule: Any) -> Rule:
+        """Somebody does something when the request is served and the answer still on its way."""
+        return self.faults.add(Kind.AFTER, method, call=call, **rule)
 
     def heal(self) -> None:
         """Nothing goes wrong any more."""

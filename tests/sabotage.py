@@ -90,12 +90,12 @@ SABOTAGES: tuple[Sabotage, ...] = (
     ),
     Sabotage(
         6, "a round is called cut off by a row that was read too early", "ml_backend/rescue.py",
-        "if held and self.store.round(row.project_id, row.number) == row:", "if held:",
+        "if not held or self.store.round(row.project_id, row.number) != row:", "if not held:",
         ("test_rescue.py::test_a_round_that_ended_meanwhile_is_left_alone",),
     ),
     Sabotage(
         7, "a round may start while another one runs", "ml_backend/state.py",
-        "    if state.running:\n        return Step.WAIT", "",
+        "    if state.running:\n", "    if False:\n",
         ("test_fault_ingest.py::test_five_hundred_events_while_a_round_runs_make_one_more",),
     ),
     Sabotage(
@@ -170,7 +170,8 @@ SABOTAGES: tuple[Sabotage, ...] = (
     ),
     Sabotage(
         11, "out of GPU memory, the stage ends at once", "training/memory.py",
-        "            self.size //= 2", "            raise OutOfMemory('The GPU is full.')",
+        "            self.size = smaller(tried)",
+        "            raise RuntimeError('The GPU is full.')",
         ("test_out_of_memory.py::test_a_stage_goes_on_with_half_a_batch",),
     ),
     Sabotage(
@@ -310,8 +311,9 @@ SABOTAGES: tuple[Sabotage, ...] = (
     ),
     Sabotage(
         27, "reconciliation goes by the wall clock", "ml_backend/worker.py",
-        "        changed = False\n        now = time.monotonic()",
-        "        changed = False\n        now = time.time()",
+        "            if self.clock() < self._reconcile_at.get(project.id, -math.inf):",
+        "            wall = self.now().timestamp()\n"
+        "            if wall < self._reconcile_at.get(project.id, -math.inf):",
         ("test_clock.py::test_a_jump_neither_repeats_nor_stops_reconciliation",),
     ),
     Sabotage(
@@ -322,5 +324,40 @@ SABOTAGES: tuple[Sabotage, ...] = (
         "            return self.ttl_s\n"
         "        if last is None or (last.token, last.beat) != (row.token, row.beat):",
         ("test_leases.py::test_the_wall_clock_has_no_say",),
+    ),
+    Sabotage(
+        28, "scoring for a push writes the state of the round", "ml_backend/round_steps.py",
+        "    out = runtime.scores_path(project.id, name)\n    out.parent.mkdir",
+        "    if row is not None:\n"
+        "        runtime.store.update_round(project.id, row.round, state='scoring')\n"
+        "    out = runtime.scores_path(project.id, name)\n    out.parent.mkdir",
+        ("test_rounds_and_pushes.py::test_images_that_came_later_are_scored_before_they_are_asked",),
+    ),
+    Sabotage(
+        28, "questions follow the last round, done or not", "ml_backend/round_steps.py",
+        "    return project.current_version or NO_MODEL", "    return NO_MODEL",
+        ("test_rounds_and_pushes.py::test_pushing_after_a_finished_round_leaves_it_done"
+         "[1-push_more]",),
+    ),
+    Sabotage(
+        28, "a push waits for the training", "ml_backend/leases.py",
+        'return f"push:{project_id}"', 'return f"project:{project_id}"',
+        ("test_rounds_and_pushes.py::test_questions_are_pushed_while_a_model_trains",),
+    ),
+    Sabotage(
+        28, "questions are pushed while images are imported", "ml_backend/round_steps.py",
+        "    return reasons.get(project.state)", "    return None",
+        ("test_rounds_and_pushes.py::test_nothing_is_pushed_while_images_are_imported",),
+    ),
+    Sabotage(
+        29, "the first project that cannot be walked ends the look", "ml_backend/worker.py",
+        "                self._refused(self.walks, project, error)", "                raise",
+        ("test_rounds_and_pushes.py::test_a_project_that_label_studio_refuses_stops_no_other"
+         "[deleted there]",),
+    ),
+    Sabotage(
+        30, "a copy is deleted by what a walk saw", "ml_backend/copies.py",
+        " if _still_unanswered(ls, t)]", "]",
+        ("test_copies.py::test_a_copy_that_was_answered_since_the_walk_stays",),
     ),
 )  # fmt: skip

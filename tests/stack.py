@@ -58,11 +58,17 @@ class Stack:
         self.store.close()
 
     def init(
-        self, images: Path, heldout: Path | None, title: str, budget: float, **more: object
+        self,
+        images: Path,
+        heldout: Path | None,
+        title: str,
+        budget: float,
+        classes: str = "camvid",
+        **more: object,
     ) -> InitReport:
         """`pixbal init` with a config that trains in seconds."""
         request = InitRequest(
-            classes="camvid",
+            classes=classes,
             images=(str(images),),
             heldout=None if heldout is None else str(heldout),
             title=title,

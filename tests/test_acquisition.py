@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from training import config
 from training import region_statistics as module
 from training.acquisition import (
     ACQUISITIONS,
@@ -197,6 +198,10 @@ class TestStatistics:
         torch.testing.assert_close(merged.class_probability(True), expected, rtol=1e-5, atol=1e-6)
         pixels = p.mean((0, 2, 3)).double()
         torch.testing.assert_close(merged.class_probability(), pixels, rtol=1e-5, atol=1e-6)
+
+
+def test_the_config_knows_the_same_names() -> None:
+    assert config.ACQUISITIONS == tuple(ACQUISITIONS)
 
 
 @pytest.mark.parametrize("name", ACQUISITIONS)

@@ -22,9 +22,14 @@ def questions(draw):
     schema, template = draw(schemas()), draw(st.sampled_from(REGION))
     kinds = ["classes", "unsure", "empty"] + ["nothing"] * schema.undefined
     kind = draw(st.sampled_from(kinds))
-    most = 1 if template == "region_dominant" else len(schema.names)
-    some = st.lists(st.sampled_from(schema.names), min_size=1, max_size=most, unique=True)
-    return schema, template, Answer(kind, tuple(draw(some)) if kind == "classes" else ())
+    one = template == "region_dominant"
+    some = st.lists(
+        st.sampled_from(schema.names), min_size=1, max_size=1 if one else None, unique=True
+    )
+    if kind != "classes":
+        return schema, template, Answer(kind)
+    other = schema.undefined and not one and draw(st.booleans())
+    return schema, template, Answer("classes", tuple(draw(some)), other)
 
 
 @given(questions())
@@ -41,7 +46,8 @@ def choices(*values, **other):
 
 def test_the_result_holds_indices_not_names():
     assert answer_result(Answer("classes", ("Road", "Bicyclist")), CAMVID) == choices("3", "10")
-    assert answer_result(Answer("nothing"), CAMVID) == choices("none")
+    assert answer_result(Answer("nothing"), CAMVID) == choices("other")
+    assert answer_result(Answer("classes", ("Road",), True), CAMVID) == choices("3", "other")
     assert answer_result(Answer("unsure"), CAMVID, "region_dominant") == choices("unsure")
     assert answer_result(Answer("empty"), CAMVID) == []
 
@@ -52,12 +58,18 @@ def test_the_result_holds_indices_not_names():
         (["3", "10"], Answer("classes", ("Road", "Bicyclist")), 2),
         (["3", "3"], Answer("classes", ("Road",)), 1),
         (["2", "3", "unsure"], Answer("unsure"), 1),
+        (["other"], Answer("nothing"), 1),
+        (["other", "3"], Answer("classes", ("Road",), other=True), 2),
+        (["3", "10", "other"], Answer("classes", ("Road", "Bicyclist"), other=True), 3),
+        (["3", "other", "unsure"], Answer("unsure"), 1),
+        # As release 0.1 read its own setups.
         (["none", "unsure"], Answer("unsure"), 1),
         (["2", "none"], Answer("nothing"), 1),
+        (["none"], Answer("nothing"), 1),
         ([], Answer("empty"), 0),
     ],
 )
-def test_unsure_wins_over_nothing_and_nothing_over_classes(ticked, answer, clicks):
+def test_something_else_goes_with_classes_and_only_unsure_excludes(ticked, answer, clicks):
     assert read_answer(choices(*ticked), CAMVID) == answer
     assert answer.clicks == clicks
 
@@ -75,7 +87,7 @@ def test_what_a_browser_adds_is_ignored():
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        (choices("11"), "unknown choices '11'; known are 0 to 10, none, unsure"),
+        (choices("11"), "unknown choices '11'; known are 0 to 10, none, other, unsure"),
         (choices("Road"), "unknown choices 'Road'"),
         (choices("03"), "unknown choices '03'"),
         (choices("3", from_name="cls"), "control 'cls', expected 'classes'"),
@@ -93,20 +105,30 @@ def test_other_results_are_refused(result, words):
         read_answer(result, CAMVID)
 
 
-def test_nothing_needs_a_schema_that_offers_it():
+def test_something_else_needs_a_schema_that_offers_it():
     listed = ClassSchema.load("voc2012")
-    with pytest.raises(LabelConfigError, match="no answer 'Nothing listed'"):
-        answer_result(Answer("nothing"), listed)
-    with pytest.raises(LabelConfigError, match="unknown choices 'none'"):
-        read_answer(choices("none"), listed)
+    for answer in (Answer("nothing"), Answer("classes", ("boat",), other=True)):
+        with pytest.raises(LabelConfigError, match="no answer 'Something else'"):
+            answer_result(answer, listed)
+    for alias in ("none", "other"):
+        with pytest.raises(LabelConfigError, match=f"unknown choices '{alias}'"):
+            read_answer(choices(alias), listed)
 
 
-def test_the_dominant_template_takes_one_class():
-    both = Answer("classes", ("Road", "Car"))
-    with pytest.raises(LabelConfigError, match="Expected one class"):
-        answer_result(both, CAMVID, "region_dominant")
-    with pytest.raises(LabelConfigError, match="Expected one class"):
-        read_answer(choices("3", "8"), CAMVID, "region_dominant")
+def test_an_older_setup_gets_what_it_can_show():
+    assert answer_result(Answer("nothing"), CAMVID, undefined_alias="none") == choices("none")
+    with pytest.raises(LabelConfigError, match="older labelling setup"):
+        answer_result(Answer("classes", ("Road",), other=True), CAMVID, undefined_alias="none")
+
+
+def test_the_dominant_template_takes_one_tick():
+    for answer in (Answer("classes", ("Road", "Car")), Answer("classes", ("Road",), other=True)):
+        with pytest.raises(LabelConfigError, match="Expected one class"):
+            answer_result(answer, CAMVID, "region_dominant")
+    for ticked in (("3", "8"), ("3", "other")):
+        with pytest.raises(LabelConfigError, match="Expected one class"):
+            read_answer(choices(*ticked), CAMVID, "region_dominant")
+    assert read_answer(choices("other"), CAMVID, "region_dominant") == Answer("nothing")
 
 
 def test_a_class_of_another_schema_is_refused():
@@ -115,12 +137,18 @@ def test_a_class_of_another_schema_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "classes"),
-    [("classes", ()), ("nothing", ("a",)), ("maybe", ()), ("classes", ("a", "a"))],
-)
-def test_impossible_answers_are_refused(kind, classes):
+    ("kind", "classes", "other"),
+    [("classes", (), True), ("nothing", ("a",), True), ("maybe", (), False),
+     ("classes", ("a", "a"), False), ("unsure", (), True), ("empty", (), True)],
+)  # fmt: skip
+def test_impossible_answers_are_refused(kind, classes, other):
     with pytest.raises(LabelConfigError):
-        Answer(kind, classes)
+        Answer(kind, classes, other)
+
+
+def test_only_something_else_is_one_answer_however_it_is_written():
+    assert Answer("nothing") == Answer("nothing", other=True)
+    assert Answer("nothing").other
 
 
 @pytest.mark.parametrize("template", ["image_regions", "image_masks"])
@@ -135,6 +163,7 @@ def test_outlines_keep_their_answers():
     answers = {
         "a:1": Answer("classes", ("Road", "Car")),
         "a:2": Answer("nothing"),
+        "a:4": Answer("classes", ("Road",), other=True),
         "a:3": Answer("empty"),
     }
     corners = [(0.0, 0.0), (50.0, 0.0), (50.0, 25.5)]

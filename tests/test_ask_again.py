@@ -56,7 +56,8 @@ def newest(site: Site, first: Query) -> Query:
 
 
 def label_of(site: Site, query: Query) -> tuple[str, ...] | None:
-    return trainable_labels(site.store, PROJECT).get(region_of(query))
+    found = trainable_labels(site.store, PROJECT).get(region_of(query))
+    return None if found is None else found.classes
 
 
 def first_askings(site: Site) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from test_classes import names
 
 from label_config import TEMPLATES, ClassInfo, ClassSchema, LabelConfigError, build, read
+from label_config.builder import with_share
 
 CAMVID = ClassSchema.load("camvid")
+RECORDED = Path(__file__).parent / "recorded"
 CHOICES = [name for name, plan in TEMPLATES.items() if plan.choice]
 
 
@@ -54,10 +57,10 @@ def test_the_default_is_one_tick_list_for_the_crop_with_the_locator_beside_it():
     assert control.get("choice") == "multiple"
     assert control.get("required") == "true"
     assert [(c.get("value"), c.get("alias"), c.get("hotkey")) for c in control] == [
-        ("Sky", "0", "1"), ("Building", "1", "2"), ("Pole", "2", "3"), ("Road", "3", "4"),
-        ("Pavement", "4", "5"), ("Tree", "5", "6"), ("SignSymbol", "6", "7"), ("Fence", "7", "8"),
-        ("Car", "8", "9"), ("Pedestrian", "9", "q"), ("Bicyclist", "10", "w"),
-        ("Nothing listed", "none", "0"), ("Can't tell", "unsure", "x"),
+        ("Sky", "0", "a"), ("Building", "1", "s"), ("Pole", "2", "d"), ("Road", "3", "f"),
+        ("Pavement", "4", "g"), ("Tree", "5", "q"), ("SignSymbol", "6", "w"), ("Fence", "7", "r"),
+        ("Car", "8", "t"), ("Pedestrian", "9", "z"), ("Bicyclist", "10", "c"),
+        ("Something else", "other", "0"), ("Can't tell", "unsure", "x"),
     ]  # fmt: skip
     assert "background:#808080" in control[0].get("html")
 
@@ -79,9 +82,89 @@ def test_masks_are_painted_with_one_label_per_class():
 
 
 @pytest.mark.parametrize("template", CHOICES)
-def test_without_undefined_there_is_no_nothing_listed(template):
+def test_without_undefined_there_is_no_something_else(template):
     root = ET.fromstring(build(ClassSchema(CAMVID.classes, undefined=False), template))
     assert [c.get("alias") for c in root.iter("Choice")][-2:] == ["10", "unsure"]
+
+
+@pytest.mark.parametrize("template", CHOICES)
+def test_setups_with_nothing_listed_are_read_as_before(template):
+    old = build(CAMVID, template, undefined_alias="none")
+    choice = ET.fromstring(old).findall(".//Choice")[-2]
+    assert (choice.get("value"), choice.get("alias")) == ("Nothing listed", "none")
+    config = read(old)
+    assert (config.schema, config.undefined_alias) == (CAMVID, "none")
+    assert build(config.schema, template, undefined_alias=config.undefined_alias) == old
+    assert read(build(CAMVID, template)).undefined_alias == "other"
+
+
+def test_a_setup_saved_by_release_0_1_is_read_as_before():
+    """Keys, colours and choices of the file in tests/recorded stay what they are."""
+    text = (RECORDED / "region_multiclass_0.1.0.xml").read_text("utf-8")
+    config = read(text)
+    assert config.undefined_alias == "none"
+    assert config.schema.names == CAMVID.names
+    assert "".join(c.hotkey for c in config.schema.classes) == "123456789qw"
+
+
+def test_a_class_named_like_a_choice_is_refused_where_both_would_be_offered():
+    own = ClassSchema.of(["Road", "something else"])
+    with pytest.raises(LabelConfigError, match="'something else' is taken"):
+        build(own)
+    assert read(build(own, undefined_alias="none")).schema == own  # a project made before
+    listed = ClassSchema.of(["Road", "Something else"], undefined=False)
+    assert read(build(listed)).schema == listed
+    with pytest.raises(LabelConfigError, match="No choice is stored as 'rest'"):
+        build(CAMVID, undefined_alias="rest")
+
+
+@pytest.mark.parametrize(
+    ("template", "share", "text"),
+    [
+        ("region_multiclass", 0.0, "Tick every class inside the outline"),
+        ("region_multiclass", 0.2, "Tick every class that covers at least 20 % of the outline"),
+        ("image_regions", 0.125, "Tick every class that covers at least 12.5 % of the selected"
+         " outline (Alt+. goes to the next)"),
+        ("region_dominant", 0.2, "Tick the class that covers most of the outline"),
+    ],
+)  # fmt: skip
+def test_the_header_says_which_shares_are_left_out(template, share, text):
+    xml = build(CAMVID, template, smallest_share=share)
+    assert ET.fromstring(xml).find(".//Header").get("value") == text
+    assert read(xml).schema == CAMVID
+
+
+@pytest.mark.parametrize("template", CHOICES)
+@pytest.mark.parametrize("alias", ["other", "none"])
+def test_another_share_changes_the_header_alone(template, alias):
+    setups = [
+        build(CAMVID, template, undefined_alias=alias, smallest_share=s) for s in (0, 0.2, 0.125)
+    ]
+    for before in setups:
+        for share, after in zip((0, 0.2, 0.125), setups, strict=True):
+            assert with_share(before, share) == after
+    own = setups[0].replace("Tick ", "Kreuze an: ")
+    assert with_share(own, 0.3) == own
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_outside_0_to_1_is_refused(share):
+    with pytest.raises(LabelConfigError, match=r"0\.\.1"):
+        build(CAMVID, smallest_share=share)
+
+
+@pytest.mark.parametrize("template", CHOICES)
+def test_classes_without_a_key_can_be_found_by_name(template):
+    fit, more = (ClassSchema.of([f"class {i}" for i in range(n)]) for n in (28, 29))
+    assert ET.fromstring(build(fit, template)).find(".//Filter") is None
+    xml = build(more, template)
+    field = ET.fromstring(xml).find(".//Filter")
+    assert (field.get("toName"), field.get("hotkey")) == ("classes", "shift+f")
+    aliases = [choice.get("alias") for choice in ET.fromstring(xml).iter("Choice")]
+    # Enter in the empty field ticks the first choice: a class there would be taught by mistake.
+    assert (aliases[0], aliases[1], aliases[-1]) == ("unsure", "0", "other")
+    assert ET.fromstring(build(fit, template)).find(".//Choice").get("alias") == "0"
+    assert read(xml).schema == more
 
 
 @pytest.mark.guarantee(20)
@@ -101,6 +184,7 @@ def test_long_lists_scroll_with_the_ticked_choices_on_top():
     )
     assert "overflow-y: auto" in long
     assert ":has(input:checked) { order: -1; }" in long
+    assert ".lsf-choice:first-child, .pixbal-side .lsf-choice:last-child { order: -2; }" in long
     assert "overflow-y" not in short
     assert ":has" not in short
     assert "@" not in long + short
@@ -139,7 +223,8 @@ def edited(old, new, template="region_multiclass"):
         (edited('value="Sky"', 'value=""'), "empty"),
         (edited('color="#808080"', 'color="grey"'), "'grey'"),
         (edited('value="Sky"', 'value="Road"'), "'Road' is used more than once"),
-        (edited('hotkey="2"', 'hotkey="1"'), "'1' is used more than once"),
+        (edited('hotkey="s"', 'hotkey="a"'), "'a' is used more than once"),
+        (edited("</Choices>", '<Choice value="N" alias="none"/></Choices>'), "'N' alias 'none'"),
         (edited('whenTagName="outline"', "", "image_regions"), "PolygonLabels"),
         (edited('name="mask"', 'name="brush"', "image_masks"), "<BrushLabels name='brush'"),
         ("<View/>", "found no control"),

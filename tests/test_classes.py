@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import label_config
 from label_config import ClassInfo, ClassSchema, LabelConfigError
 from label_config.classes import presets
-from label_config.hotkeys import CLASS_KEYS, NOTHING_KEY, UNSURE_KEY
+from label_config.hotkeys import CLASS_KEYS, OTHER_KEY, UNSURE_KEY, default_keys
 
 CAMVID = {
     "Sky": "#808080", "Building": "#800000", "Pole": "#c0c080", "Road": "#804080",
@@ -25,7 +25,7 @@ def test_camvid_has_its_eleven_classes_in_the_order_of_the_masks():
     schema = ClassSchema.load("camvid")
     assert {c.name: c.color for c in schema.classes} == CAMVID
     assert schema.names == tuple(CAMVID)
-    assert "".join(c.hotkey for c in schema.classes) == "123456789qw"
+    assert "".join(c.hotkey for c in schema.classes) == "asdfgqwrtzc"
     assert schema.num_outputs == 12
     assert [schema.index(name) for name in ("Sky", "Bicyclist")] == [0, 10]
 
@@ -73,9 +73,31 @@ def test_keys_are_given_in_order_until_none_is_free():
     assert set(keys[len(CLASS_KEYS) :]) == {None}
 
 
+def test_the_first_keys_are_those_under_the_left_hand():
+    """The right one holds the mouse."""
+    assert set(CLASS_KEYS[:16]) == set("asdfgqwrtzc12345")
+    assert CLASS_KEYS[:5] == "asdfg"
+
+
+def test_keys_stay_inside_a_project():
+    """Stored ones are read as they are; further classes get what is left of them."""
+    stored = {
+        "classes": [
+            {"name": "Road", "color": "#804080", "hotkey": "1"},
+            {"name": "Sky", "color": "#808080", "hotkey": "2"},
+        ],
+        "undefined": True,
+    }
+    schema = ClassSchema.from_json(stored)
+    assert [c.hotkey for c in schema.classes] == ["1", "2"]
+    assert schema.to_json() == stored
+    assert default_keys(3, taken="as1") == ("d", "f", "g")
+    assert default_keys(2, taken=CLASS_KEYS[:-1]) == (CLASS_KEYS[-1], None)
+
+
 def test_no_key_is_one_of_label_studio_or_of_the_fixed_answers():
     assert len(set(CLASS_KEYS)) == len(CLASS_KEYS)
-    assert not set(CLASS_KEYS) & {NOTHING_KEY, UNSURE_KEY, *"uhvbep"}
+    assert not set(CLASS_KEYS) & {OTHER_KEY, UNSURE_KEY, *"uhvbep"}
     assert set(CLASS_KEYS) <= set(string.digits + string.ascii_lowercase)
 
 
@@ -109,11 +131,12 @@ def test_keys_of_a_file_are_kept_even_none():
     assert [c.hotkey for c in ClassSchema.from_json({"classes": entries}).classes] == ["k", None]
 
 
+TAKEN = ("nothing listed", "something else", "can't tell")
 names = st.text(
     st.characters(exclude_categories=("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")),
     min_size=1,
     max_size=100,
-).filter(lambda t: t == t.strip() and t.casefold() not in ("nothing listed", "can't tell"))
+).filter(lambda t: t == t.strip() and t.casefold() not in TAKEN)
 
 
 @given(st.lists(names, min_size=1, max_size=40, unique=True), st.booleans())

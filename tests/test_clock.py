@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from backend_helpers import make_project, make_settings, make_store
+from inline_engine import InlineEngine
 
 from ml_backend import worker as worker_module
+from ml_backend.leases import Keeper
+from ml_backend.player import Player
 from ml_backend.reconcile import ReconcileReport
 from ml_backend.runtime import Runtime
 from ml_backend.worker import Worker
@@ -32,25 +34,20 @@ def test_a_jump_neither_repeats_nor_stops_reconciliation(
         jump = jump_s if passed > 300 else 0
         return START + timedelta(seconds=passed + jump)
 
-    class Wall(datetime):
-        @classmethod
-        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
-            return wall()
-
     walks: list[float] = []
 
     def reconcile(*_: object) -> ReconcileReport:
         walks.append(passed)
         return ReconcileReport()
 
-    fake = SimpleNamespace(monotonic=lambda: passed, time=lambda: wall().timestamp())
-    monkeypatch.setattr(worker_module, "time", fake)
-    monkeypatch.setattr(worker_module, "datetime", Wall)
     monkeypatch.setattr(worker_module, "reconcile", reconcile)
     monkeypatch.setattr(Worker, "advance", lambda *_: None)
     with make_store(tmp_path, make_project()) as store:
         settings = make_settings(tmp_path, PIXBAL_RECONCILE_S="60")
-        worker = Worker(Runtime(settings, store, None))  # type: ignore[arg-type]
+        runtime = Runtime(settings, store, None)  # type: ignore[arg-type]
+        keeper = Keeper(store, "one", 30.0)
+        worker = Worker(runtime, keeper, InlineEngine(Player(runtime, keeper)),
+                        lambda: passed, wall)  # fmt: skip
         while passed <= 600:
             worker.tick()
             passed += 5

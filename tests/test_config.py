@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config import CONFIGS, StageConfig, TrainConfig
-from training.errors import ConfigError
+from training.config import CONFIGS, AcquisitionConfig, StageConfig, TrainConfig
+from training.errors import ConfigError, UnknownSetting
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
@@ -113,6 +113,7 @@ def test_overrides_leave_the_original_alone() -> None:
         ("augment.scale=[2, 0.5]", r"low <= high"),
         ("augment.hflip=1.5", r"probability"),
         ("acquisition.model=stage2", r"'stage1', 'final'"),
+        ("acquisition.name=pixball", r"one of pixbal, bvsb, .*got 'pixball'"),
         ("acquisition.min_share=0", r"min_share"),
         ("loss_weights=[16, 8, -1]", r"loss_weights"),
         ("precision=fp8", r"fp32"),
@@ -133,6 +134,29 @@ def test_bad_override(override: str, message: str) -> None:
 def test_bad_json(values: object) -> None:
     with pytest.raises(ConfigError):
         TrainConfig.from_json(values)  # type: ignore[arg-type]
+
+
+def test_a_bad_acquisition_fails_when_the_config_is_made() -> None:
+    """Not at the first scoring, an import later. Seen failing with any name taken."""
+    for make in (
+        lambda: AcquisitionConfig(name="pixball"),
+        lambda: TrainConfig.from_json({"acquisition": {"name": "pixball"}}),
+        lambda: TrainConfig().with_overrides(["acquisition.name=pixball"]),
+    ):
+        with pytest.raises(ConfigError, match=r"one of pixbal, bvsb.*got 'pixball'"):
+            make()
+
+
+def test_weights_made_under_another_acquisition_can_be_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Earlier releases took any name, and it changes no weight; other faults stay faults."""
+    values = TrainConfig(seed=3).to_json()
+    values["acquisition"]["name"] = "pixball"
+    assert TrainConfig.of_weights(values) == TrainConfig(seed=3)
+    assert "pixball" in caplog.text
+    with pytest.raises(UnknownSetting, match="no setting named 'momentum'"):
+        TrainConfig.of_weights({**values, "momentum": 1})
 
 
 @given(st.floats(1e-12, 1e3), st.integers(1, 10**6), st.booleans())

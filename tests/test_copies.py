@@ -90,7 +90,7 @@ def test_an_unanswered_copy_goes(store: Store) -> None:
     assert heal(store, ls, 11) == 0
 
 
-@pytest.mark.guarantee(12)
+@pytest.mark.guarantee(30)
 def test_a_copy_that_was_answered_since_the_walk_stays(store: Store) -> None:
     """An annotator was quicker than the clean-up: her answer is not thrown away.
 

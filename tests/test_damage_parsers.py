@@ -47,7 +47,7 @@ TREES = st.recursive(
 )
 ANSWERS = st.sampled_from(
     [Answer("nothing"), Answer("unsure"), Answer("classes", ("Road",)), Answer("classes", ("Car",)),
-     Answer("classes", ("Sky", "Road"))]
+     Answer("classes", ("Sky", "Road")), Answer("classes", ("Car",), other=True)]
 )  # fmt: skip
 
 

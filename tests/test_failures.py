@@ -36,7 +36,7 @@ def no_gpu_memory(site: Site, patch: pytest.MonkeyPatch) -> str:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
 
     patch.setattr(rounds, "stage2_loss", loss)
-    return r"too small for 2 images of a batch.*1\.00 GiB.*lower augment\.crop"
+    return r"too small for 1 image at once.*1\.00 GiB.*lower augment\.crop"
 
 
 def no_memory(site: Site, patch: pytest.MonkeyPatch) -> str:

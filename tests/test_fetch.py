@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from http_stub import Reply, Request, Stub, replies
@@ -384,3 +387,42 @@ def test_the_hint_of_a_refused_address_works_when_followed() -> None:
         hint = re.search(r"LABEL_STUDIO_PUBLIC_URL=(\S+)", caught.value.hint)
         assert hint is not None
         assert replace(ours, public_url=hint[1]).fetch(url) == PIXELS
+
+
+CASES = Path(__file__).parent / "cases"
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_raw_names_in_the_query_are_quoted(number: int) -> None:
+    """Typographic blanks and a backslash, which a browser shows. Seen failing: refused."""
+    url = json.loads((CASES / "tasks_raw_names.json").read_text("utf-8"))[number]["data"]["image"]
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        for form in (url, f"{server.url}{url}"):
+            assert fetcher(server.url).fetch(form) == PIXELS
+        assert [unquote(r.path) for r in server.requests] == [url, url]
+        assert all(r.path.isascii() and " " not in r.path for r in server.requests)
+        assert all("Authorization" in r.headers for r in server.requests)
+
+
+def test_raw_names_in_the_path_are_quoted_and_quoted_ones_stay() -> None:
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        fetcher(server.url).fetch("/data/upload/7/日本\u3000語.jpg")
+        fetcher(server.url).fetch("/data/upload/7/a%20b%2Bc.jpg")
+        assert unquote(server.requests[0].path) == "/data/upload/7/日本\u3000語.jpg"
+        assert server.requests[1].path == "/data/upload/7/a%20b%2Bc.jpg"
+
+
+@pytest.mark.parametrize("prefix", ["/label-studio", "/a/b"])
+def test_a_path_of_label_studio_is_added_once(prefix: str) -> None:
+    """LABEL_STUDIO_HOST with a path. Seen failing: /label-studio/label-studio/data/..., 404."""
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        for url in (f"{prefix}/data/upload/7/a.png", "/data/upload/7/a.png", "upload/7/a.png"):
+            assert fetcher(f"{server.url}{prefix}").fetch(url) == PIXELS
+        assert {r.path for r in server.requests} == {f"{prefix}/data/upload/7/a.png"}
+        assert all("Authorization" in r.headers for r in server.requests)
+
+
+def test_a_file_below_a_folder_named_like_the_prefix_is_left_alone() -> None:
+    with Stub(replies(Reply(body=PIXELS))) as server:
+        fetcher(f"{server.url}/data").fetch("/data/data/upload/7/a.png")
+        assert server.requests[-1].path == "/data/data/upload/7/a.png"

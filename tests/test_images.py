@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.errors import ImageError
-from training.images import content_id, image_size, read_image, read_mask
+from training.errors import ImageError, SnapshotError
+from training.images import content_id, image_size, read_image, read_mask, read_picture
 
 # Four colours that survive JPEG, asymmetric under every turn and flip.
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
@@ -263,3 +263,102 @@ def test_mask_refuses_colour_and_large_values() -> None:
 def test_content_id_is_the_sha256() -> None:
     assert content_id(b"") == "e3b0c44298fc1c149afbf4c8"
     assert len({content_id(bytes([i])) for i in range(256)}) == 256
+
+
+CASES = Path(__file__).parent / "cases"
+
+
+def test_twelve_bits_in_a_16_bit_grey_file_are_not_nearly_black() -> None:
+    """Seen failing: 17 grey levels, the brightest 16 of 255."""
+    found = read_picture(CASES / "gray12in16.png")
+    assert found.bits == 12
+    stored = np.array(Image.open(CASES / "gray12in16.png")).astype(float)
+    assert np.array_equal(found.pixels[:, :, 0], np.rint(stored / 4095 * 255))
+    assert found.pixels.max() == 252
+    assert np.array_equal(read_image(CASES / "gray12in16.png"), found.pixels)
+
+
+def test_twelve_bits_in_a_16_bit_colour_file_are_not_nearly_black() -> None:
+    """Seen failing: Pillow keeps the upper eight bits, at most 15 of 255."""
+    found = read_picture(CASES / "rgb16_12bit.png")
+    assert found.bits == 12
+    assert found.pixels.max() == 254
+    upper = np.array(Image.open(CASES / "rgb16_12bit.png"))  # red first, as Pillow reads it
+    assert np.abs(found.pixels.astype(int) - upper.astype(int) * 16).max() <= 16
+    assert len(np.unique(found.pixels)) > 100
+
+
+@pytest.mark.parametrize(
+    ("high", "bits", "shown"),
+    [(255, 8, 255), (1023, 10, 255), (4095, 12, 255), (16383, 14, 255), (16384, 16, 64),
+     (65535, 16, 255)],
+)  # fmt: skip
+@pytest.mark.parametrize("colour", [False, True])
+def test_the_bits_in_use_decide_the_scale(high: int, bits: int, shown: int, colour: bool) -> None:
+    values = np.array([[0, high]], np.uint16)
+    if colour:
+        import cv2
+
+        data = cv2.imencode(".png", np.repeat(values[:, :, None], 3, axis=2))[1].tobytes()
+    else:
+        data = encode(Image.fromarray(values), "PNG")
+    found = read_picture(data)
+    assert (found.bits, found.pixels[0, :, 0].tolist()) == (bits, [0, shown])
+
+
+def test_a_deep_colour_file_is_turned_upright() -> None:
+    """OpenCV reads the pixels as they are stored; the orientation still holds."""
+    import cv2
+
+    stored = np.zeros((2, 3, 3), np.uint16)
+    stored[0, 0] = 4095
+    plain = cv2.imencode(".png", stored)[1].tobytes()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees: the first pixel of the file is at the upper right
+    body = exif.tobytes()[6:]
+    chunk = struct.pack(">I", len(body)) + b"eXIf" + body
+    chunk += struct.pack(">I", zlib.crc32(b"eXIf" + body))
+    turned = read_image(plain[:33] + chunk + plain[33:])
+    assert turned.shape == (3, 2, 3)
+    assert turned[0, 1].tolist() == [255] * 3
+
+
+def test_negative_16_bit_numbers_are_stretched_not_wrapped() -> None:
+    """Seen failing: -1000 came out brighter than 1000."""
+    from training.images import _to_eight_bits
+
+    assert _to_eight_bits(np.array([[-1000, 0, 1000]], np.int16))[0].tolist() == [[0, 128, 255]]
+
+
+def test_masks_of_broken_numbers_or_deep_colour_are_refused() -> None:
+    """Seen failing: 0.5 was class 0; 16-bit colour lost its low bits, so that all was class 0."""
+    import cv2
+
+    broken = encode(Image.fromarray(np.array([[0.5, 1.0]], np.float32)), "TIFF")
+    with pytest.raises(ImageError, match="broken numbers"):
+        read_mask(broken)
+    deep = cv2.imencode(".png", np.ones((2, 2, 3), np.uint16))[1].tobytes()
+    with pytest.raises(ImageError, match="16 bits per colour"):
+        read_mask(deep)
+
+
+def test_what_an_import_let_in_can_be_trained_on_and_predicted(tmp_path: Path) -> None:
+    """PIXBAL_MAX_PIXELS raised: import and labels worked, the round failed at 50,000,000.
+
+    Seen failing with the cap of `read_image` left in training.dataset.
+    """
+    from training.config import AugmentConfig
+    from training.dataset import ImageSource, Sample, read_regions
+    from training.regions import RegionMap
+    from training.snapshot import SnapshotItem
+
+    path = tmp_path / "i.png"
+    Image.fromarray(np.zeros((6200, 8200), np.uint8)).save(path)
+    with pytest.raises(ImageError, match="at most"):
+        read_image(path)
+    sample = Sample(path, "", lambda: np.zeros((62, 82), np.int32), np.ones((1, 2), np.bool_))
+    source = ImageSource([sample], AugmentConfig(crop=(32, 32), hflip=0.0), 32)
+    assert source.batch([0], [np.random.default_rng(0)]).labelled
+    RegionMap(np.zeros((62, 82), np.int32), 1, "grid").save(tmp_path / "r.npz")
+    with pytest.raises(SnapshotError, match=r"its image \(6200, 8200\)"):
+        read_regions(SnapshotItem("big", path, tmp_path / "r.npz", {}))

@@ -266,6 +266,21 @@ def test_work_of_other_versions_is_left_alone(tmp_path: Path) -> None:
     assert left == ["r1.9.partial", "r1.x.partial", "r10.partial"]
 
 
+@pytest.mark.guarantee(8)
+def test_the_work_of_whoever_took_the_lease_is_left_alone(tmp_path: Path) -> None:
+    """A worker that lost the lease renamed the new owner's folder to its own name.
+
+    Seen failing with every folder claimed, whatever its token.
+    """
+    version = tmp_path / "r1"
+    theirs = claim_work(version, 7)
+    theirs.mkdir()
+    (theirs / "lock").touch()
+    assert claim_work(version, 5).name == "r1.5.partial"
+    assert (theirs / "lock").exists()
+    assert work_folders(version) == [theirs]
+
+
 @pytest.mark.guarantee(13)
 def test_two_workers_of_one_id_are_refused_on_one_machine(tmp_path: Path) -> None:
     path = worker_lock(tmp_path, "gpu0")

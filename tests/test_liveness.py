@@ -173,7 +173,9 @@ def test_a_queued_round_says_behind_whom_it_waits(tmp_path: Path) -> None:
 
         row = store.round(4, 1)
         assert row is not None
-        assert "none runs: start one with `pixbal worker`" in waits_for(store, row, ())
+        assert "waiting, but no worker runs: start one with `pixbal worker`" in waits_for(
+            store, row, ()
+        )
         assert said() == "waiting for the worker, which takes it up in a moment"
         store.start_round(5, 3, "labels", "w5")
         store.update_round(5, 3, state="stage2")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from training_helpers import end_to_end_config, tiny_config, tiny_snapshot
 
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, read_tensors, write_tensors
 from training.config import StageConfig, TrainConfig
 from training.dataset import Batch, ImageSource, epoch_batches, epoch_indices, region_samples
 from training.errors import CheckpointError, NonFiniteError
+from training.files import file_sha256
 from training.loop import Progress, learning_rate, make_optimiser, train_stage
 from training.losses import stage1_loss
 from training.model import build
@@ -187,3 +190,55 @@ def test_frozen_encoder_is_not_in_the_checkpoint(tmp_path: Path) -> None:
     model = build(tiny_config().model, 3)
     Checkpoints(tmp_path).save(1, model, make_optimiser(model, CONFIG.stage1))
     assert (tmp_path / "epoch-00001.safetensors").stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("what", ["weights", "average", "statistics"])
+def test_nothing_that_is_no_number_reaches_a_checkpoint(
+    source: ImageSource, tmp_path: Path, what: str
+) -> None:
+    """The last step of an epoch is after the last loss. Seen failing: epoch 2 was saved."""
+    config = end_to_end_config(ema=0.9 if what == "average" else 0.0)
+    model = build(config.model, 3, True)
+
+    def poison(progress: Progress) -> None:
+        if progress.step == 4:
+            name = "head.fuse.0.1.running_var" if what == "statistics" else "head.fuse.0.1.weight"
+            model.state_dict()[name][0] = torch.inf if what == "statistics" else torch.nan
+
+    with pytest.raises(NonFiniteError, match=r"The weights of stage1.*epoch 2.*Lower stage1\.lr"):
+        train_stage(model, source, first_loss, "stage1", config, Checkpoints(tmp_path), poison)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "epoch-00001.json", "epoch-00001.safetensors",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("poisoned", [[2], [1, 2]])
+def test_a_checkpoint_of_an_earlier_release_that_holds_nan_is_passed_over(
+    source: ImageSource, tmp_path: Path, poisoned: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen failing with training gone on from NaN."""
+    train(source, tmp_path)
+    for epoch in poisoned:
+        path = tmp_path / f"epoch-{epoch:05d}.safetensors"
+        tensors = load_file(path)
+        tensors["model.head.classifier.weight"][0, 0] = torch.nan
+        save_file(tensors, path)
+        record = {"epoch": epoch, "sha256": file_sha256(path)}
+        path.with_suffix(".json").write_text(json.dumps(record))
+    model = build(CONFIG.model, 3, True)
+    found = Checkpoints(tmp_path).restore(model, make_optimiser(model, CONFIG.stage1))
+    assert found == (1 if poisoned == [2] else 0)
+    assert "1 NaN or infinite" in caplog.text
+
+
+def test_weights_with_nan_are_neither_written_nor_read(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match="head must be finite, got 1 NaN"):
+        write_tensors(tmp_path / "w.safetensors", {"head": torch.tensor([1.0, torch.nan])})
+    assert not list(tmp_path.iterdir())
+    save_file({"head": torch.tensor([1.0, -torch.inf])}, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"of no use: head must be finite.*Train the round"):
+        read_tensors(tmp_path / "w.safetensors", file_sha256(tmp_path / "w.safetensors"))
+    huge = {"steps": torch.tensor([2**62]), "w": torch.full((9,), 3e38)}  # its sum overflows
+    assert read_tensors(
+        tmp_path / "h.safetensors", write_tensors(tmp_path / "h.safetensors", huge)
+    ).keys() == huge.keys()  # fmt: skip

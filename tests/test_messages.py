@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from backend_helpers import make_project, make_settings, make_store
 from click.testing import CliRunner, Result
@@ -45,7 +47,7 @@ def test_the_option_that_a_hint_names_is_one_of_the_command(tmp_path: Path) -> N
     with make_store(tmp_path, make_project(4), make_project(5)):
         pass
     hint = hint_of(pixbal("masks", "--project", "7", home=settings.home))
-    assert "Name one with --region-project" in hint
+    assert "--project 7 --region-project" in hint
     # Followed, it gets as far as Label Studio.
     again = pixbal("masks", "--project", "7", "--region-project", "5", home=settings.home)
     assert "No answer from Label Studio" in again.output
@@ -141,11 +143,18 @@ def test_no_error_made_for_people_advises_a_traceback(monkeypatch: pytest.Monkey
     assert "--debug" in fail(RuntimeError("no"))
 
 
+def every_command(group: click.Group) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, click.Group):
+            yield from every_command(command)
+
+
 def test_hints_name_only_options_and_settings_that_exist() -> None:
     """Every `--option` in a text of the program is one of some command."""
     options = {
         option
-        for command in main.commands.values()
+        for command in every_command(main)
         for parameter in command.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     } | {"--debug", "--help", "--version"}

@@ -214,6 +214,24 @@ def test_a_home_of_the_first_release_keeps_all_of_it(tmp_path: Path) -> None:
         assert [{k: row[k] for k in wanted[0]} for row in after[name]] == wanted, name
 
 
+def test_a_round_that_the_first_release_undid_is_done_again(tmp_path: Path) -> None:
+    """Pushing after it had left it failed for good; one that really failed stays failed.
+
+    Seen failing without that line of the migration.
+    """
+    home = unpack_home(tmp_path / "home")
+    undone = "The round was cut off: the engine recorded SUCCESS."
+    with sqlite3.connect(home / "pixbal.db") as database:
+        sql = "UPDATE pixbal_round SET state = 'failed', error = ? "
+        sql += "WHERE project_id = ? AND number = ?"
+        database.execute(sql, (undone, 4, 2))
+        database.execute(sql, ("The disk is full", 5, 1))
+    database.close()
+    with Store.open(f"sqlite:///{home}/pixbal.db") as store:
+        assert [(r.state, r.error) for r in store.rounds(4)] == [("done", None), ("done", None)]
+        assert [(r.state, r.error) for r in store.rounds(5)] == [("failed", "The disk is full")]
+
+
 def test_a_backup_of_the_first_release_is_restored(tmp_path: Path) -> None:
     """Into a new home, by this release.
 

@@ -49,7 +49,7 @@ def test_rates_are_those_asked_for(missed: float, extra: float, seed: int) -> No
         extra, abs=6 * 0.5 / absent.sum() ** 0.5
     )
     assert found[main_one].all()  # the main class is always seen
-    assert not found[:, 4][~there[:, 4]].any()  # "nothing listed" is never ticked by mistake
+    assert not found[:, 4][~there[:, 4]].any()  # "something else" is never ticked by mistake
 
 
 def test_rates_by_class() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from backend_helpers import make_project, make_store
 from PIL import Image as PILImage
 
 from ml_backend.errors import BackendError
-from ml_backend.pool import Cut, Source, import_images, keep, list_heldout, list_sources
+from ml_backend.pool import Cut, Source, import_images, import_lines, keep, list_sources
 from ml_backend.store import Image, Store
 from training.regions import RegionMap
+
+CASES = Path(__file__).parent / "cases"
 
 
 @pytest.fixture
@@ -204,15 +207,89 @@ def test_nothing_found_says_what_to_give(
     assert "folder" in caught.value.hint
 
 
-def test_heldout_pairs(tmp_path: Path) -> None:
-    for kind in ("images", "masks"):
-        (tmp_path / kind).mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(encoded(picture(), "PNG"))
-    mask = PILImage.fromarray(np.zeros((48, 64), np.uint8))
-    (tmp_path / "masks" / "a.png").write_bytes(encoded(mask, "PNG"))
-    (found,) = list_heldout(str(tmp_path), 3)
-    assert (found.split, found.path.name) == ("heldout", "a.png")
-    assert found.mask is not None
+def test_a_file_replaced_in_place_is_a_new_image(store: Store, tmp_path: Path) -> None:
+    """Known by content, not by name. Seen failing: "1 known", and the new picture was not taken."""
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(picture(), "PNG"))
+    import_images(store, make_project(), [Source("a.png", path)], cut(tmp_path), processes=1)
+    path.write_bytes(encoded(picture(seed=5), "PNG"))
+    report = import_images(
+        store, make_project(), [Source("a.png", path)], cut(tmp_path), processes=1
+    )
+    assert (report.added, report.known) == (1, 0)
+    assert len(store.images(4, status="ready")) == 2
+    assert "a.png has changed" in report.notes[0]
+
+
+def test_equal_relative_names_in_two_folders_are_two_images(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen failing: the second folder's picture was "known"."""
+    added = []
+    for number, folder in enumerate(("monday", "tuesday")):
+        (tmp_path / folder / "photos").mkdir(parents=True)
+        (tmp_path / folder / "photos" / "a.png").write_bytes(encoded(picture(seed=number), "PNG"))
+        monkeypatch.chdir(tmp_path / folder)
+        report = import_images(
+            store, make_project(), list_sources("photos"), cut(tmp_path), processes=1
+        )
+        added.append(report.added)
+    assert added == [1, 1]
+
+
+def test_a_known_image_is_not_cut_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(picture(), "PNG"))
+    import_images(store, make_project(), [Source("a", path)], cut(tmp_path), processes=1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("cut again")
+
+    monkeypatch.setattr("ml_backend.pool.segment", refuse)
+    again = import_images(store, make_project(), [Source("b", path)], cut(tmp_path), processes=1)
+    assert (again.added, again.known) == (0, 1)
+
+
+def test_a_name_that_is_not_utf8_is_refused_and_the_others_go_in(
+    store: Store, tmp_path: Path
+) -> None:
+    """Seen failing: UnicodeEncodeError from the database, and nothing was imported."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encoded(picture(), "PNG"))
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(picture(seed=1), "PNG"))
+    report = import_images(
+        store, make_project(), list_sources(str(folder)), cut(tmp_path), processes=1
+    )
+    assert report.added == 1
+    ((name, reason),) = report.unreadable
+    assert name.endswith("caf\\xe9.png")
+    assert "not UTF-8" in reason
+    assert [i.source.endswith("caf\\xe9.png") for i in store.images(4, status="unreadable")] == [
+        True
+    ]
+    assert any("caf\\xe9.png" in line for line in import_lines(report))
+
+
+def test_a_mended_file_leaves_no_refused_one_behind(store: Store, tmp_path: Path) -> None:
+    """Seen failing: the status went on showing the refused state of the file."""
+    path = tmp_path / "b.png"
+    path.write_bytes(b"broken")
+    import_images(store, make_project(), [Source("b", path)], cut(tmp_path), processes=1)
+    path.write_bytes(encoded(picture(), "PNG"))
+    import_images(store, make_project(), [Source("b", path)], cut(tmp_path), processes=1)
+    assert [i.status for i in store.images(4)] == ["ready"]
+
+
+def test_dark_16_bit_files_are_told_of_once(store: Store, tmp_path: Path) -> None:
+    sources = [Source("one.png", CASES / "gray12in16.png"),
+               Source("two.png", CASES / "rgb16_12bit.png")]  # fmt: skip
+    report = import_images(store, make_project(), sources, cut(tmp_path), processes=1)
+    (note,) = report.notes
+    assert note.startswith("2 images use 12 bits of 16")
+    assert import_images(store, make_project(), sources, cut(tmp_path), processes=1).notes == ()
 
 
 def test_keep_is_by_content_and_leaves_no_debris(tmp_path: Path) -> None:

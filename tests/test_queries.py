@@ -127,3 +127,5 @@ def test_ticks_in_advance() -> None:
     # The undefined column, last, is never ticked in advance.
     assert pretick(np.array([0.2, 0.0, 0.0, 0.8]), NAMES) == ("Road",)
     assert pretick(np.zeros(0), NAMES) == ()
+    # What annotators leave out is not ticked for them.
+    assert pretick(np.array([0.5, 0.25, 0.3]), NAMES, smallest_share=0.3) == ("Road", "Car")

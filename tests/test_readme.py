@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from label_config import ClassSchema
@@ -35,6 +37,9 @@ def test_every_pixbal_command_parses() -> None:
             continue
         words = words[words.index("pixbal") + 1 :]
         command = main.commands[words[0]]
+        while isinstance(command, click.Group) and len(words) > 1:
+            words = words[1:]
+            command = command.commands[words[0]]
         known = {option for parameter in command.params for option in parameter.opts}
         known |= {option for parameter in command.params for option in parameter.secondary_opts}
         assert {word for word in words if word.startswith("--")} <= known, line
@@ -48,10 +53,21 @@ def test_make_targets_exist() -> None:
 
 
 def test_every_command_has_an_example() -> None:
-    for name, command in main.commands.items():
-        result = CliRunner().invoke(main, [name, "--help"])
+    for words, command in every_command(main, ()):
+        result = CliRunner().invoke(main, [*words, "--help"])
         assert result.exit_code == 0
-        assert f"pixbal {name}" in (command.epilog or ""), name
+        if not isinstance(command, click.Group) or len(words) == 1:
+            assert f"pixbal {' '.join(words)}" in (command.epilog or ""), words
+
+
+def every_command(
+    group: click.Group, above: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Commands and groups by their words."""
+    for name, command in group.commands.items():
+        yield (*above, name), command
+        if isinstance(command, click.Group):
+            yield from every_command(command, (*above, name))
 
 
 def test_class_list_in_the_readme_is_read(tmp_path: Path) -> None:

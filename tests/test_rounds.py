@@ -9,12 +9,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from training_helpers import end_to_end_config, tiny_config, tiny_snapshot
 
-from training import rounds
+from training import pseudo_label_files, rounds
 from training.errors import CheckpointError, ConfigError, SnapshotError, TrainingError
 from training.loop import Progress
 from training.rounds import run_round
@@ -162,6 +163,23 @@ def test_self_training_labels_more_pixels(
     assert version.metrics["pseudo_labels"]["labelled_share"] < labelled[0] < labelled[1] == 1.0
 
 
+def test_self_training_is_sure_at_the_temperature_of_training(
+    snapshot: Snapshot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen failing with the 0.1 of the paper, whatever was set."""
+    seen: list[float] = []
+    real = pseudo_label_files.confidences
+
+    def confidences(logits: torch.Tensor, temperature: float) -> Any:
+        seen.append(temperature)
+        return real(logits, temperature)
+
+    monkeypatch.setattr(pseudo_label_files, "confidences", confidences)
+    config = tiny_config().with_overrides(["temperature=0.3", "pseudo_labels.confident=0.5"])
+    run_round(snapshot.path, config, tmp_path / "v")
+    assert set(seen) == {0.3}
+
+
 def test_every_step_is_reported(snapshot: Snapshot, tmp_path: Path) -> None:
     seen: list[Progress] = []
     run_round(snapshot.path, tiny_config(), tmp_path / "v", progress=seen.append)
@@ -247,16 +265,16 @@ def test_damaged_pseudo_labels_are_made_again(
     assert "making them again" in caplog.text
 
 
-def test_partial_folder_of_another_config_is_refused(snapshot: Snapshot, tmp_path: Path) -> None:
+def test_without_resume_nothing_is_kept(snapshot: Snapshot, tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
-        raise Stop
+        if progress.stage == "stage2":
+            raise Stop
 
-    out = tmp_path / "v"
     with pytest.raises(Stop):
-        run_round(snapshot.path, tiny_config(), out, progress=stop)
-    with pytest.raises(CheckpointError, match=r"another snapshot or config.*resume=False"):
-        run_round(snapshot.path, tiny_config(seed=7), out)
-    assert run_round(snapshot.path, tiny_config(seed=7), out, resume=False).name == "v"
+        run_round(snapshot.path, tiny_config(), tmp_path / "v", progress=stop)
+    seen: list[Progress] = []
+    run_round(snapshot.path, tiny_config(), tmp_path / "v", resume=False, progress=seen.append)
+    assert [p.step for p in seen if p.stage == "stage1" and p.epoch] == [1, 2, 3, 4]
 
 
 def test_one_process_per_round(snapshot: Snapshot, tmp_path: Path) -> None:

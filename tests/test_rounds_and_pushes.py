@@ -177,17 +177,20 @@ def test_scores_of_a_version_are_made_once(
     assert scored == ["r0", "p4-r1"]
 
 
+@pytest.mark.guarantee(28)
 def test_images_that_came_later_are_scored_before_they_are_asked(
     inline_site: InlineSite,
 ) -> None:
+    """Then, and the round of the version that scores them stays done."""
     site = inline_site
-    site.play_round()
+    done = site.play_round()
     other = site.store.images(5)[0]
     site.store.add_images([replace_image(other, image_id="late")])
     all_skipped(site)
     site.look(2)
     scores = PoolScores.load(site.worker.runtime.scores_path(4, "p4-r1"))
     assert "late" in scores.images
+    assert site.round(1) == done
     assert {q.model_version for q in site.open()} == {"p4-r1"}
 
 

@@ -174,5 +174,3 @@ def test_bad_pools(version: Version, pool: list[PoolImage]) -> None:
         score_pool(version, [pool[0], pool[0]], tiny_config(), seed=0)
     with pytest.raises(DataError, match="region map of scene0 has size"):
         score_pool(version, [replace(pool[0], regions=pool[3].regions)], tiny_config(), seed=0)
-    with pytest.raises(DataError, match="pixball"):
-        score_pool(None, pool, with_acquisition(name="pixball"), seed=0)

@@ -14,7 +14,7 @@ from training_helpers import tiny_config, tiny_snapshot
 from training.config import TrainConfig
 from training.errors import ConfigError
 from training.loop import Progress
-from training.round_folder import LABELS
+from training.round_plan import LABELS
 from training.rounds import run_round
 from training.snapshot import Snapshot
 from training.versions import Version, load_model

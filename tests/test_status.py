@@ -67,9 +67,13 @@ def test_status_says_who_runs_and_behind_whom_a_round_waits(tmp_path: Path) -> N
         assert "no worker runs: start one with `pixbal worker`" in status()
         store.start_round(4, 1, "labels", "w")
         waiting = project_status(settings, store, 4)["waiting"]
-        assert "none runs" in waiting
-        assert "round 1: waiting for a worker, and none runs" in status()
+        assert "no worker runs" in waiting
+        assert "round 1: waiting, but no worker runs" in status()
+        asked = CliRunner().invoke(main, ["train"], env=environment).output
+        assert "asked, but no worker runs: start one" in asked
         with beating(store, "w1"):
             text = status()
+            asked = CliRunner().invoke(main, ["train"], env=environment).output
+        assert "asked; the worker starts as soon as it is free" in asked
         assert "worker w1: alive" in text
         assert "round 1: waiting for the worker, which takes it up in a moment" in text

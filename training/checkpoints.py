@@ -14,9 +14,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from training.atomic import write_atomically
-from training.errors import CheckpointError
+from training.errors import CheckpointError, NonFiniteError
 from training.files import read_json, write_json
 from training.model import SegmentationModel
+from training.tensor_checks import expect_finite
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,10 @@ class Checkpoints:
         optimiser: torch.optim.Optimizer,
         extra: dict[str, Tensor] | None = None,
     ) -> None:
-        """Store the state after `epoch` and `extra` tensors, then drop all but the newest two."""
+        """Store the state after `epoch` and `extra` tensors, then drop all but the newest two.
+
+        Raises: NonFiniteError for NaN or infinity in any of it; nothing is stored then.
+        """
         tensors = {f"model.{n}": t for n, t in trained_state(model).items()} | (extra or {})
         for index, state in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{n}": t for n, t in state.items()}
@@ -98,14 +102,25 @@ def trained_state(model: SegmentationModel) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write .safetensors atomically; the SHA-256 of the file."""
-    data = save({n: t.detach().cpu().contiguous() for n, t in tensors.items()})
+    """Write .safetensors atomically; the SHA-256 of the file.
+
+    Raises: NonFiniteError for NaN or infinity: no file here ever holds any.
+    """
+    held = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
+    for name, tensor in held.items():
+        if tensor.is_floating_point():
+            expect_finite(name, tensor)
+    data = save(held)
     write_atomically(path, lambda file: file.write(data))
     return hashlib.sha256(data).hexdigest()
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read .safetensors whose hash is known; CheckpointError if it is missing or changed."""
+    """Read .safetensors whose hash is known.
+
+    Raises: CheckpointError if it is missing, changed, or holds NaN or infinity, as a file of an
+        earlier release may.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -117,11 +132,19 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
             f"{path.name} has changed since it was written.", hint="Train the round again."
         )
     try:
-        return dict(load(data))
+        tensors = dict(load(data))
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point():
+                expect_finite(name, tensor)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path.name} holds no tensors: {error}.", hint="Train the round again."
         ) from error
+    except NonFiniteError as error:
+        raise CheckpointError(
+            f"{path.name} is of no use: {error.message}", hint="Train the round again."
+        ) from error
+    return tensors
 
 
 def _fill(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -11,7 +12,12 @@ from typing import Any, ClassVar
 from training.config_parsing import ensure, parse_dataclass, parse_override
 from training.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 # Numbers marked "paper" are those of arXiv 2309.09319 and its released scripts.
+
+# The keys of training.acquisition.ACQUISITIONS, which needs torch; a test compares them.
+ACQUISITIONS = ("pixbal", "bvsb", "classbal", "entropy", "random", "class_balanced_random")
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class PseudoLabelConfig:
     threshold: str = "median"  # paper; or "min"
     passing_only: bool = False  # paper: the class need not be the one over its threshold
     conflicts: str = "later"  # paper; or "similarity", "margin"
-    expand_undefined: bool = True  # paper: "nothing listed" spreads like a class
+    expand_undefined: bool = True  # paper: "something else" spreads like a class
     confident: float = 0.0  # paper: none; share of each class's surest other pixels labelled too
 
     def __post_init__(self) -> None:
@@ -113,7 +119,7 @@ class PseudoLabelConfig:
 class AcquisitionConfig:
     """How the pool is scored."""
 
-    name: str = "pixbal"  # a name of training.acquisition.ACQUISITIONS
+    name: str = "pixbal"  # one of ACQUISITIONS
     model: str = "stage1"  # paper: stage 2 never feeds back; or "final"
     nu: float = 6.0  # paper: 6 on Cityscapes, 12 on VOC
     temperature: float = 0.1  # paper
@@ -128,7 +134,8 @@ class AcquisitionConfig:
     def __post_init__(self) -> None:
         known = ("stage1", "final")
         ensure(self.model in known, "acquisition.model", f"one of {known}", self.model)
-        ensure(bool(self.name), "acquisition.name", "a registered acquisition", self.name)
+        names = ", ".join(ACQUISITIONS)
+        ensure(self.name in ACQUISITIONS, "acquisition.name", f"one of {names}", self.name)
         ensure(self.nu >= 0, "acquisition.nu", "at least 0", self.nu)
         ensure(self.temperature > 0, "acquisition.temperature", "positive", self.temperature)
         ensure(self.per_click >= 0, "acquisition.per_click", "at least 0", self.per_click)
@@ -169,6 +176,10 @@ class TrainConfig:
         known = ("fp32", "bf16")
         ensure(self.precision in known, "precision", f"one of {known}", self.precision)
 
+    def anywhere(self) -> TrainConfig:
+        """Without where and how fast it runs, which decides no result: for comparisons."""
+        return dataclasses.replace(self, device="auto", threads=1, loader_threads=0, compile=False)
+
     def to_json(self) -> dict[str, Any]:
         """The whole config as JSON values; `from_json` is the inverse."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
@@ -178,6 +189,21 @@ class TrainConfig:
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
         """Check and read `to_json` output; missing names keep their default. Raises ConfigError."""
         return parse_dataclass(cls, values, "config")
+
+    @classmethod
+    def of_weights(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """As `from_json`, of a training that is done. Raises ConfigError.
+
+        The acquisition has no part in weights: one that this release would refuse (another release
+        took any name) is replaced by the default, and that is logged.
+        """
+        try:
+            return cls.from_json(values)
+        except ConfigError as error:
+            rest = {n: v for n, v in values.items() if n != "acquisition"}
+            config = cls.from_json(rest)
+            log.warning("An acquisition that weights were made under is passed over: %s", error)
+            return config
 
     @classmethod
     def named(cls, name: str) -> TrainConfig:

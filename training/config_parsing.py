@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from training.errors import ConfigError
+from training.errors import ConfigError, UnknownSetting
 
 T = TypeVar("T")
 
@@ -21,7 +21,10 @@ def ensure(holds: bool, name: str, expected: str, got: object) -> None:
 
 
 def parse_dataclass(cls: type[T], values: object, where: str) -> T:
-    """Build `cls` from a mapping of JSON values; ConfigError names unknown and mistyped fields."""
+    """Build `cls` from a mapping of JSON values.
+
+    Raises: ConfigError for a mistyped field, UnknownSetting for one that `cls` does not have.
+    """
     if not isinstance(values, Mapping):
         raise ConfigError(
             f"{where} must be an object of settings, got {type(values).__name__}.",
@@ -91,8 +94,8 @@ def _field(kind: Any, part: str, name: str) -> Any:
     return hints[part]
 
 
-def _unknown(where: str, name: str, known: Mapping[str, Any]) -> ConfigError:
-    return ConfigError(
+def _unknown(where: str, name: str, known: Mapping[str, Any]) -> UnknownSetting:
+    return UnknownSetting(
         f"{where} has no setting named {name!r}.", hint=f"Known: {', '.join(known) or 'none'}."
     )
 

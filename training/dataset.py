@@ -17,7 +17,7 @@ from torch import Tensor
 from training.config import AugmentConfig
 from training.errors import SnapshotError
 from training.features_cache import FeatureCache
-from training.images import image_size, read_image, read_mask
+from training.images import ACCEPTED_PIXELS, image_size, read_image, read_mask
 from training.memo import Memo
 from training.regions import RegionMap
 from training.snapshot import Snapshot, SnapshotItem
@@ -34,13 +34,15 @@ Integers = NDArray[Any]
 class Sample:
     """One training image with its target map, (H, W) integers at native or working size.
 
-    In stage 1 the map holds rows of `candidates` (R, K) bool; in stage 2 `candidates` is None.
+    In stage 1 the map holds rows of `candidates` (R, K) bool, and of `possible`, the classes that
+    the answers say nothing about, if there are any; in stage 2 both are None.
     """
 
     image: Path
     sha256: str
     target: Callable[[], Integers]
     candidates: NDArray[np.bool_] | None = None
+    possible: NDArray[np.bool_] | None = None
 
     @property
     def fill(self) -> int:
@@ -57,6 +59,7 @@ class Batch:
     targets: Tensor
     candidates: Tensor | None  # (R, K) bool over the whole batch
     labelled: bool  # any pixel to learn from
+    possible: Tensor | None = None  # (R, K) bool, as the candidates; None: nothing is left open
 
     @property
     def size(self) -> tuple[int, int]:
@@ -75,6 +78,7 @@ class Batch:
             move(self.targets),
             None if self.candidates is None else move(self.candidates),
             self.labelled,
+            None if self.possible is None else move(self.possible),
         )
 
 
@@ -112,7 +116,7 @@ class ImageSource:
         return _collate(samples, targets, images=torch.stack(images))
 
     def _read(self, sample: Sample) -> tuple[NDArray[np.uint8], Integers]:
-        image = read_image(sample.image)
+        image = read_image(sample.image, ACCEPTED_PIXELS)
         size = working_size((image.shape[0], image.shape[1]), self.short_side)
         return resize_image(image, size), resize_nearest(sample.target(), size)
 
@@ -178,7 +182,14 @@ def _collate(
         map_[map_ >= 0] += offset
         offset += len(table)
     candidates = torch.from_numpy(np.concatenate(tables))
-    return Batch(images, features, maps, candidates, bool((maps >= 0).any()))
+    possible = None
+    if any(s.possible is not None for s in samples):
+        rows = [
+            np.zeros_like(table) if s.possible is None else s.possible
+            for s, table in zip(samples, tables, strict=True)
+        ]
+        possible = torch.from_numpy(np.concatenate(rows))
+    return Batch(images, features, maps, candidates, bool((maps >= 0).any()), possible)
 
 
 def region_samples(snapshot: Snapshot) -> list[Sample]:
@@ -195,6 +206,17 @@ def candidate_rows(item: SnapshotItem, outputs: int) -> tuple[list[int], NDArray
     return indices, table
 
 
+def possible_rows(item: SnapshotItem, outputs: int) -> NDArray[np.bool_] | None:
+    """By the rows of `candidate_rows`, the classes that the answer says nothing about; or None."""
+    if not any(item.possible.values()):
+        return None
+    indices, _ = candidate_rows(item, outputs)
+    table = np.zeros((len(indices), outputs), np.bool_)
+    for row, index in enumerate(indices):
+        table[row, list(item.possible.get(index, ()))] = True
+    return table
+
+
 def _region_sample(snapshot: Snapshot, item: SnapshotItem) -> Sample:
     indices, table = candidate_rows(item, snapshot.num_outputs)
 
@@ -205,13 +227,14 @@ def _region_sample(snapshot: Snapshot, item: SnapshotItem) -> Sample:
         rows: Integers = row_of[regions.ids]
         return rows
 
-    return Sample(item.image, snapshot.file_hash(item.image), target, table)
+    possible = possible_rows(item, snapshot.num_outputs)
+    return Sample(item.image, snapshot.file_hash(item.image), target, table, possible)
 
 
 def read_regions(item: SnapshotItem) -> RegionMap:
     """The region map of an item; SnapshotError if it does not fit the image."""
     regions = RegionMap.load(item.regions)
-    shape = image_size(item.image)
+    shape = image_size(item.image, ACCEPTED_PIXELS)
     if regions.ids.shape != shape:
         raise SnapshotError(
             f"The region map of {item.image_id} has size {regions.ids.shape}, its image {shape}.",
@@ -226,7 +249,7 @@ def label_samples(snapshot: Snapshot, folder: Path) -> list[Sample]:
         Sample(
             item.image,
             snapshot.file_hash(item.image),
-            lambda file=folder / f"{item.image_id}.png": read_mask(file),  # type: ignore[misc]
+            lambda file=folder / f"{item.image_id}.png": read_mask(file, ACCEPTED_PIXELS),  # type: ignore[misc]
         )
         for item in snapshot.labelled
     ]

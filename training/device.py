@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from training.errors import ConfigError
+from training.gpu_memory import out_of_memory
 
 
 def pick_device(name: str) -> torch.device:
@@ -18,6 +19,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
+        if out_of_memory(error):  # it is there, and full: whoever uses it falls back
+            return device
         raise ConfigError(
             f"There is no device {name!r} here: {error}", hint='Set device to "cpu" or "auto".'
         ) from error

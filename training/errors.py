@@ -35,8 +35,16 @@ class ConfigError(TrainingError):
     """A training setting is unknown, of the wrong type or out of range."""
 
 
+class UnknownSetting(ConfigError):
+    """There is no training setting of that name in this release."""
+
+
 class CheckpointError(TrainingError):
     """A checkpoint or version folder is damaged or does not fit the model."""
+
+
+class NewerRelease(CheckpointError):
+    """A version folder is whole, and was written by a release that this one cannot follow."""
 
 
 class NonFiniteError(TrainingError):

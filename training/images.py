@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ from PIL import Image, ImageFile
 from training.errors import ImageError
 
 MAX_PIXELS = 50_000_000
+# For files that an import has measured against its own cap: what it let in must stay readable.
+ACCEPTED_PIXELS = 2_000_000_000
 
 # Only these: others among Pillow's plugins run programs (EPS) or are no pictures for the web.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000")
+
+_DEPTHS = (8, 10, 12, 14, 16)  # bits that 16-bit files are found to use
 
 _ORIENTATION_TAG = 0x0112
 # What brings a picture stored with this EXIF orientation upright.
@@ -34,22 +39,39 @@ _UPRIGHT = {
 _SWAPS_SIDES = (5, 6, 7, 8)
 
 
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """RGB (H, W, 3) uint8, upright; `bits` that a 16-bit file uses, None for other files."""
+
+    pixels: NDArray[np.uint8]
+    bits: int | None = None
+
+
 def read_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read a picture as RGB, (H, W, 3) uint8, upright (EXIF orientation applied).
 
     The first frame of animations. Transparency is dropped, not composited: the colour stored
-    under it counts. 16 bit are divided by 257. Other numbers: 0..1 is brought to 0..255, 0..255
-    stays, 0..65535 whole numbers count as 16 bit, anything else is stretched from its minimum to
-    its maximum (NaN counts as the minimum).
+    under it counts. 16-bit files are brought to 0..255 from the bits they use: 8, 10, 12, 14 or 16
+    (cameras and scanners fill 12 of 16). Other numbers: 0..1 is brought to 0..255, 0..255 stays,
+    0..65535 whole numbers count as 16 bit, anything else is stretched from its minimum to its
+    maximum (NaN counts as the minimum).
 
     Raises: ImageError for what is missing, empty, truncated, no picture, or has more pixels than
     `max_pixels` by its header (checked before anything is decoded).
     """
+    return read_picture(source, max_pixels).pixels
+
+
+def read_picture(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+    """`read_image`, and how many bits of a 16-bit file were used. Raises as `read_image`."""
     with _opened(source, max_pixels) as picture:
         orientation = _orientation(picture)
+        deep = _is_deep(picture)
         picture.load()
-        upright = picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture
-        return _to_rgb(upright)
+        rgb, bits = _deep_rgb(picture, source) if deep else _to_rgb(picture)
+        if orientation in _UPRIGHT:
+            rgb = np.array(Image.fromarray(rgb).transpose(_UPRIGHT[orientation]))
+        return Picture(rgb, bits)
 
 
 def read_mask(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -57,20 +79,41 @@ def read_mask(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> NDArr
 
     Raises: ImageError as `read_image`, and for a picture with several channels or values over 255.
     """
+    values, mode = read_values(source, max_pixels)
+    if values.ndim != 2:
+        raise ImageError(
+            f"{_name(source)} is a mask with {values.shape[2]} channels (mode {mode}).",
+            hint="Store one class index per pixel: 8-bit grey or palette.",
+        )
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        raise ImageError(
+            f"{_name(source)} is a mask with broken numbers such as "
+            f"{values[values != np.rint(values)][0]:g}.",
+            hint="Class indices are whole numbers.",
+        )
+    if values.dtype != bool and (values.min() < 0 or values.max() > 255):
+        raise ImageError(
+            f"{_name(source)} is a mask with values {values.min()}..{values.max()}.",
+            hint="Class indices must lie in 0..255.",
+        )
+    return values.astype(np.uint8)
+
+
+def read_values(
+    source: Path | str | bytes, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[Any], str]:
+    """What a file stores, (H, W) or (H, W, channels), and Pillow's name of its mode; not turned.
+
+    Raises: ImageError as `read_image`, and for 16-bit colour, whose low bits would be lost.
+    """
     with _opened(source, max_pixels) as picture:
-        picture.load()
-        values = np.array(picture)
-        if values.ndim != 2:
+        if _is_deep(picture):
             raise ImageError(
-                f"{_name(source)} is a mask with {values.shape[2]} channels (mode {picture.mode}).",
+                f"{_name(source)} has 16 bits per colour.",
                 hint="Store one class index per pixel: 8-bit grey or palette.",
             )
-        if values.dtype != bool and (values.min() < 0 or values.max() > 255):
-            raise ImageError(
-                f"{_name(source)} is a mask with values {values.min()}..{values.max()}.",
-                hint="Class indices must lie in 0..255.",
-            )
-        return values.astype(np.uint8)
+        picture.load()
+        return np.array(picture), picture.mode
 
 
 def image_size(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -164,21 +207,54 @@ def _orientation(picture: ImageFile.ImageFile) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
+def _to_rgb(picture: Image.Image) -> tuple[NDArray[np.uint8], int | None]:
     if picture.mode.startswith(("I", "F")):
-        grey = _to_eight_bits(np.array(picture))
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        grey, bits = _to_eight_bits(np.array(picture))
+        return np.repeat(grey[:, :, None], 3, axis=2), bits
     if picture.mode in ("P", "PA", "LA", "La", "RGBa"):
         picture = picture.convert("RGBA")  # first, or Pillow warns of palettes with transparency
-    return np.array(picture.convert("RGB"))
+    return np.array(picture.convert("RGB")), None
 
 
-def _to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Grey numbers of any width as uint8; the rule stands in `read_image`."""
-    if values.dtype.itemsize == 2 or (
-        values.dtype.kind in "iu" and values.min() >= 0 and 255 < values.max() <= 65535
-    ):
-        return np.rint(values / 257).astype(np.uint8)
+def _is_deep(picture: ImageFile.ImageFile) -> bool:
+    """Whether the file has 16 bits per colour, of which Pillow keeps the upper eight.
+
+    To be asked before decoding.
+    """
+    colour = picture.mode in ("RGB", "RGBA", "RGBX", "LA")
+    return colour and any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
+
+
+def _deep_rgb(
+    picture: Image.Image, source: Path | str | bytes
+) -> tuple[NDArray[np.uint8], int | None]:
+    """RGB of a picture of 16 bits per colour; OpenCV reads those bits that Pillow drops."""
+    high, _ = _to_rgb(picture)
+    if high.max() >= 64:  # 15 bits or more are in use: the upper eight hold the picture
+        return high, 16
+    import cv2
+
+    data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is not None and values.ndim == 2:
+        values = np.repeat(values[:, :, None], 3, axis=2)
+    rgb = None if values is None else values[:, :, 2::-1]
+    if rgb is None or rgb.dtype != np.uint16 or not np.array_equal(rgb >> 8, high):
+        raise ImageError(
+            f"{_name(source)} has 16 bits per colour, of which few are used, and they cannot be "
+            "read.",
+            hint="Store it as a PNG of 8 or 16 bits.",
+        )
+    return _to_eight_bits(rgb)
+
+
+def _to_eight_bits(values: NDArray[Any]) -> tuple[NDArray[np.uint8], int | None]:
+    """Numbers of any width as uint8, and the bits in use of 16; the rule stands in `read_image`."""
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if values.dtype.kind in "iu" and low >= 0 and high <= 65535:
+        if values.dtype.itemsize == 2 or high > 255:
+            bits = next(n for n in _DEPTHS if high < 1 << n)
+            return np.rint(values / (((1 << bits) - 1) / 255)).astype(np.uint8), bits
     numbers = values.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -188,7 +264,7 @@ def _to_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
         low, high = 0.0, 255.0
     numbers = np.nan_to_num(numbers, nan=low, posinf=high, neginf=low)
     # A constant image outside the known ranges has nothing to stretch: black.
-    return np.rint((numbers - low) / ((high - low) or 1.0) * 255).astype(np.uint8)
+    return np.rint((numbers - low) / ((high - low) or 1.0) * 255).astype(np.uint8), None
 
 
 def _name(source: Path | str | bytes) -> str:

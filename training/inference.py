@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.features_cache import FeatureCache
-from training.images import image_size, read_image
+from training.images import ACCEPTED_PIXELS, image_size, read_image
 from training.model import SegmentationModel
 from training.transforms import resize_image, working_size
 
@@ -31,11 +31,11 @@ def encode_file(
 ) -> tuple[list[Tensor], tuple[int, int]]:
     """Encoder features of an image file and its native size; from `cache` where there is one."""
     if cache is None or sha256 is None:
-        image = read_image(path)
+        image = read_image(path, ACCEPTED_PIXELS)
         return encode_array(model, image), (image.shape[0], image.shape[1])
     features = cache.get(path, sha256)
     device = model.mean.device
-    return [f[None].float().to(device) for f in features], image_size(path)
+    return [f[None].float().to(device) for f in features], image_size(path, ACCEPTED_PIXELS)
 
 
 def model_size(model: SegmentationModel, native: tuple[int, int]) -> tuple[int, int]:

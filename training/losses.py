@@ -43,6 +43,7 @@ def stage1_losses(
     decomposed: bool = True,
     region_area: Tensor | None = None,
     min_visible: float = 0.0,
+    possible: Tensor | None = None,
 ) -> Stage1Losses:
     """Learn from multi-class region labels: every pixel of a region s has its class in Y_s.
 
@@ -63,6 +64,8 @@ def stage1_losses(
         decomposed: False treats one-hot regions like the others, as the authors' first version.
         region_area: pixels of each whole region, (R,); needed for `min_visible`.
         min_visible: no prototypical term where less than this share of the region is in the crop.
+        possible: True where the answer says nothing about the class, (R, K), bool. It is one of the
+            region's candidates, but no prototypical term demands it.
 
     Returns:
         Zeros with a graph, if nothing is labelled or the batch is empty.
@@ -73,15 +76,23 @@ def stage1_losses(
     """
     _check(logits, region_ids, candidates, temperature)
     region_ids = region_ids.long()
-    table = candidate_table(region_ids, candidates, logits, term_from=2 if decomposed else 1)
+    chosen = candidates
+    if possible is not None:
+        expect_shape("possible", possible, tuple(candidates.shape))
+        chosen = candidates | (possible & candidates.any(1, keepdim=True))
+    table = candidate_table(region_ids, chosen, logits, term_from=2 if decomposed else 1)
     visible = table.area > 0
     if min_visible > 0:
         if region_area is None:
             raise DataError("min_visible needs region_area.", hint="Pass the whole regions' areas.")
         expect_shape("region_area", region_area, (candidates.shape[0],))
         visible[1:] &= table.area[1:] >= min_visible * region_area.to(visible.device)
+    wanted = visible.index_select(0, table.term_row)
+    if possible is not None:
+        ticked = candidates.to(wanted.device) != 0
+        wanted &= ticked[table.term_row - 1, table.term_class]  # row 0 has no term
     tiles = TileMap(logits.shape, region_ids, table, temperature)
-    terms: tuple[Tensor, ...] = _Stage1.apply(logits, tiles, visible)
+    terms: tuple[Tensor, ...] = _Stage1.apply(logits, tiles, wanted)
     return Stage1Losses(*terms)
 
 
@@ -161,7 +172,7 @@ class _Stage1(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, tiles: TileMap, visible: Tensor
+        ctx: Any, logits: Tensor, tiles: TileMap, wanted: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         table, planes = tiles.table, tiles.planes(logits)
         wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
@@ -177,7 +188,7 @@ class _Stage1(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 pieces.append((span, tile.keep, tile.many, tile.gradient(tiles.temperature)))
         value, place = best.result(planes.new_empty(0, dtype=wide))
-        kept = (value > 0) & visible.index_select(0, table.term_row)
+        kept = (value > 0) & wanted
         pixel = -(torch.log(value.clamp(min=0) + EPSILON) * kept).sum(dtype=torch.float64)
         several = sum(table.pixels_with[table.term_from : table.term_from + 1])
         pixels = torch.tensor([table.pixels_with[1] - several, several], device=logits.device)

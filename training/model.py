@@ -126,26 +126,34 @@ class SegmentationModel(nn.Module):
         return [maps[2], maps[-1]]
 
     def logits(
-        self, features: Sequence[Tensor], size: tuple[int, int], input_size: tuple[int, int]
+        self,
+        features: Sequence[Tensor],
+        size: tuple[int, int],
+        input_size: tuple[int, int],
+        maps: torch.device | None = None,
     ) -> Tensor:
-        """Cosine logits (B, K, *size) of encoded images that had `input_size` before padding."""
-        return upsample(self.head.classifier(self.head(features)), size, input_size)
+        """Cosine logits (B, K, *size) of encoded images that had `input_size` before padding.
+
+        They are made on the device `maps`, by default where the model is.
+        """
+        return upsample(self.head.classifier(self.head(features)).to(maps), size, input_size)
 
     def decode(
         self,
         features: Sequence[Tensor],
         size: tuple[int, int],
         input_size: tuple[int, int] | None = None,
+        maps: torch.device | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, K, *size) and unit point features (B, F, *size), not unit after upsampling.
 
-        `input_size` is that of the encoded images, `size` where not given.
+        `input_size` is that of the encoded images, `size` where not given; `maps` as in `logits`.
         """
         points = self.head(features)
         shown = input_size or size
         return (
-            upsample(self.head.classifier(points), size, shown),
-            upsample(points / length(points), size, shown),
+            upsample(self.head.classifier(points).to(maps), size, shown),
+            upsample((points / length(points)).to(maps), size, shown),
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,7 +212,7 @@ def _encoder(config: ModelConfig) -> tuple[nn.Module, list[int]]:
         encoder: nn.Module = smp.encoders.get_encoder(
             f"tu-{config.encoder}", weights=None, output_stride=config.output_stride
         )
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError, AssertionError) as error:
         raise ConfigError(
             f"{config.encoder} cannot give features at stride {config.output_stride}: {error}",
             hint="Take a convolutional encoder, for instance resnet50s.",

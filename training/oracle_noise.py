@@ -63,7 +63,7 @@ def noisy_answers(
     """Multi-hot answers with errors, (R, K) uint8; `targets` is left as it is.
 
     Args:
-        targets: right answers, (R, K); a column after the classes stands for "nothing listed",
+        targets: right answers, (R, K); a column after the classes stands for "something else",
             is missed like a class and never ticked by mistake.
         main: column of each region that is never missed, (R,); -1: none.
 

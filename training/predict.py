@@ -11,10 +11,11 @@ from torch import Tensor
 
 from training.errors import ImageError
 from training.features_cache import FeatureCache
-from training.images import read_mask
+from training.images import ACCEPTED_PIXELS, read_mask
 from training.inference import bounded_size, encode_array, encode_file, model_size
 from training.metrics import ConfusionMatrix, IoU
 from training.model import SegmentationModel
+from training.one_image import OneImage
 from training.snapshot import HeldoutItem
 from training.transforms import resize_nearest
 
@@ -33,9 +34,13 @@ def predict_mask(model: SegmentationModel, image: NDArray[np.uint8]) -> NDArray[
             f"Expected an RGB image (H, W, 3) uint8, got {image.shape} {image.dtype}.",
             hint="Read it with training.images.read_image.",
         )
-    with torch.inference_mode():
+
+    def predicted(model: SegmentationModel, maps: torch.device) -> NDArray[np.uint8]:
         native = (image.shape[0], image.shape[1])
-        mask = _mask(model, encode_array(model, image), native, model.num_outputs)
+        with torch.inference_mode():
+            return _mask(model, encode_array(model, image), native, model.num_outputs, maps)
+
+    mask: NDArray[np.uint8] = OneImage(model).run(predicted)
     mask[mask >= model.num_classes] = VOID
     return mask
 
@@ -53,24 +58,33 @@ def evaluate(
     whose masks hold classes and void only, and void does not count. `each` is told what was found
     on every image.
     """
-    matrix = ConfusionMatrix(model.num_classes)
+    matrix, one = ConfusionMatrix(model.num_classes), OneImage(model)
     for item in heldout:
-        one = ConfusionMatrix(model.num_classes)
-        with torch.inference_mode():
-            features, native = encode_file(model, item.image, hash_of(item), cache)
-            mask = _mask(model, features, native, model.num_classes)
-        one.add(mask, read_mask(item.mask))
-        matrix.counts += one.counts
+
+        def predicted(
+            model: SegmentationModel, maps: torch.device, item: HeldoutItem = item
+        ) -> NDArray[np.uint8]:
+            with torch.inference_mode():
+                features, native = encode_file(model, item.image, hash_of(item), cache)
+                return _mask(model, features, native, model.num_classes, maps)
+
+        found = ConfusionMatrix(model.num_classes)
+        found.add(one.run(predicted), read_mask(item.mask, ACCEPTED_PIXELS))
+        matrix.counts += found.counts
         if each is not None:
-            each(item, one)
+            each(item, found)
     return matrix.iou()
 
 
 def _mask(
-    model: SegmentationModel, features: Sequence[Tensor], native: tuple[int, int], outputs: int
+    model: SegmentationModel,
+    features: Sequence[Tensor],
+    native: tuple[int, int],
+    outputs: int,
+    maps: torch.device,
 ) -> NDArray[np.uint8]:
     """The most probable of the first `outputs` outputs at each pixel."""
     size = bounded_size(native, MAX_PIXELS)
-    logits = model.logits(features, size, model_size(model, native))[0, :outputs]
+    logits = model.logits(features, size, model_size(model, native), maps)[0, :outputs]
     mask = logits.argmax(0).to(torch.uint8).cpu().numpy()
     return resize_nearest(mask, native)

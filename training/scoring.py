@@ -23,8 +23,10 @@ from training.device import pick_device, torch_threads
 from training.errors import DataError, PoolExhausted
 from training.features_cache import FeatureCache
 from training.files import file_sha256
+from training.gpu_memory import placed
 from training.inference import bounded_size, encode_file, model_size
 from training.model import SegmentationModel
+from training.one_image import OneImage
 from training.pool_scores import ImageScores, PoolScores
 from training.regions import RegionMap
 from training.transforms import resize_nearest
@@ -59,9 +61,9 @@ def score_pool(
 
     Raises:
         PoolExhausted: no image in the pool.
-        DataError: an image id occurs twice, a region map does not fit its image, or an unknown
-            acquisition.
+        DataError: an image id occurs twice, or a region map does not fit its image.
         CheckpointError: the version's weights are damaged.
+        OutOfMemory: an image fits neither into the GPU's memory nor through the CPU.
     """
     pool = sorted(pool, key=lambda image: image.image_id)
     if not pool:
@@ -69,7 +71,6 @@ def score_pool(
     if len({image.image_id for image in pool}) < len(pool):
         raise DataError("An image id occurs twice in the pool.", hint="Name each image once.")
     settings = config.acquisition
-    acquisition(settings.name)  # an unknown name fails before the work, not after it
     if version is None:
         images = {image.image_id: _drawn(image, settings, seed) for image in pool}
         scores = PoolScores(images, None, "random")
@@ -103,12 +104,13 @@ def _scored(
     cache_dir: Path | None,
 ) -> dict[str, ImageScores]:
     settings = config.acquisition
-    model = load_model(version, pick_device(config.device), settings.model)
-    model.to(memory_format=torch.channels_last)
+    model = load_model(version, "cpu", settings.model).to(memory_format=torch.channels_last)
+    model = placed(model, pick_device(config.device))
+    one = OneImage(model)
     cache = FeatureCache(cache_dir, model) if cache_dir and model.config.frozen_encoder else None
     parts = []
     for number, image in enumerate(pool):
-        parts.append(_statistics(model, image, settings, cache).to("cpu"))
+        parts.append(_statistics(one, image, settings, cache))
         if progress is not None:
             progress(number + 1, len(pool))
     statistics = _stacked(parts)
@@ -129,15 +131,14 @@ def _scored(
 
 
 def _statistics(
-    model: SegmentationModel,
-    image: PoolImage,
-    settings: AcquisitionConfig,
-    cache: FeatureCache | None,
+    one: OneImage, image: PoolImage, settings: AcquisitionConfig, cache: FeatureCache | None
 ) -> RegionStatistics:
-    """One image at its native size, up to `max_pixels`."""
+    """One image at its native size, up to `max_pixels`; on the CPU."""
     regions = RegionMap.load(image.regions)
-    with torch.inference_mode():
-        sha256 = None if cache is None else file_sha256(image.image)
+    sha256 = None if cache is None else file_sha256(image.image)
+
+    @torch.inference_mode()
+    def found(model: SegmentationModel, maps: torch.device) -> RegionStatistics:
         features, native = encode_file(model, image.image, sha256, cache)
         if native != (regions.height, regions.width):
             raise DataError(
@@ -146,7 +147,7 @@ def _statistics(
                 hint="Make the superpixels again from this image.",
             )
         size = bounded_size(native, settings.max_pixels)
-        logits = model.logits(features, size, model_size(model, native))
+        logits = model.logits(features, size, model_size(model, native), maps)
         ids = torch.tensor(resize_nearest(regions.ids, size), device=logits.device)
         return region_statistics(
             logits,
@@ -154,7 +155,9 @@ def _statistics(
             regions.count,
             settings.temperature,
             entropy=settings.name == "entropy",
-        )
+        ).to("cpu")
+
+    return one.run(found)
 
 
 def _stacked(parts: Sequence[RegionStatistics]) -> RegionStatistics:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.annotation_cost import AnnotationCost
-from training.config import PseudoLabelConfig, TrainConfig
+from training.config import ACQUISITIONS, PseudoLabelConfig, TrainConfig
 from training.config_parsing import ensure, parse_dataclass
 from training.errors import ConfigError
 from training.oracle_noise import OracleNoise
@@ -19,8 +19,6 @@ from training.superpixels import METHODS as SUPERPIXELS
 QUERIES = ("multi", "dominant", "mask", "pixels")
 SIZES = ("cpu", "full")
 UNITS = ("share", "clicks")
-# As in training.acquisition.ACQUISITIONS, which needs torch; a test compares them.
-ACQUISITIONS = ("pixbal", "bvsb", "classbal", "entropy", "random", "class_balanced_random")
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class DataConfig:
     test_split: str = "test"
     pool_images: int | None = None  # so many, evenly spread over the split; null = all
     test_images: int | None = None
-    undefined: bool = True  # void is an answer of its own ("nothing listed"), as on Cityscapes
+    undefined: bool = True  # void is an answer of its own ("something else"), as on Cityscapes
     trim: int = 5  # paper; px near region borders that annotators overlook, odd or 0
     min_share: float = 0.0  # paper; share of a region a class needs to be noticed
 

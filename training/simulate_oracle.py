@@ -53,7 +53,7 @@ class _Truth:
 
     @property
     def column(self) -> int:
-        """Index of "nothing listed"; -1 where void is no answer."""
+        """Index of "something else"; -1 where void is no answer."""
         return len(self.classes) if self.config.undefined else -1
 
 
@@ -130,7 +130,8 @@ def _ticked(targets: NDArray[np.uint8]) -> Annotator:
     def learn(asked: Sequence[int]) -> tuple[None, Labels]:
         return None, {i: tuple(np.flatnonzero(targets[i]).tolist()) for i in asked}
 
-    return Annotator(targets.sum(axis=1).astype(np.int64), learn)
+    # Where no choice fits, "Can't tell" is what is left to press: cost without a label.
+    return Annotator(np.maximum(targets.sum(axis=1), 1).astype(np.int64), learn)
 
 
 def _main(targets: NDArray[np.uint8], truth: _Truth) -> NDArray[np.int64]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.annotation_cost import AnnotationCost, fit_cost, read_lead_times
-from training.config import PseudoLabelConfig
+from training.config import ACQUISITIONS, PseudoLabelConfig
 from training.errors import ConfigError
 from training.oracle_noise import OracleNoise
 from training.simulate_config import (
-    ACQUISITIONS,
     SIZES,
     DataConfig,
     Experiment,

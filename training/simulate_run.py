@@ -18,7 +18,7 @@ from training.files import json_bytes, read_json, write_json
 from training.loop import Progress
 from training.pool_scores import PoolScores
 from training.regions import RegionId
-from training.round_folder import LABELS
+from training.round_plan import LABELS
 from training.rounds import run_round
 from training.scoring import PoolImage, score_pool
 from training.simulate_choice import choose

@@ -75,10 +75,7 @@ class RunTask:
 
 def trained_config(config: TrainConfig, acquisition: AcquisitionConfig) -> dict[str, Any]:
     """What of a config decides results: not where it runs."""
-    same = replace(
-        config, device="auto", threads=1, loader_threads=0, compile=False, acquisition=acquisition
-    )
-    values = same.to_json()
+    values = replace(config.anywhere(), acquisition=acquisition).to_json()
     weights = Path(config.model.weights)
     if weights.is_file():  # a path says nothing about its content
         values["model"]["weights"] = file_sha256(weights)

@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,18 @@ _REMAKE = "Write the snapshot again from the labels."
 class SnapshotItem:
     """A labelled image: region index -> the classes ticked for it (indices).
 
-    With `undefined`, index len(classes) is "nothing listed". A region with no class is cost
-    without content and is ignored in training.
+    With `undefined`, index len(classes) is "something else", alone or beside classes. A region with
+    no class is cost without content and is ignored in training.
+
+    possible: region index -> classes that did not exist when it was answered, so that the answer
+    says nothing about them.
     """
 
     image_id: str
     image: Path
     regions: Path
     labels: Mapping[int, Sequence[int]]
+    possible: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,24 @@ class Snapshot:
     def clicks(self) -> int:
         """Ticked classes over all regions."""
         return sum(len(classes) for item in self.items for classes in item.labels.values())
+
+    @property
+    def labelled_hash(self) -> str:
+        """Names what is learned from: classes, and images, region maps and labels in their order.
+
+        Held-out images, which are only tested on, have no part in it.
+        """
+        items = [
+            [
+                item.image_id,
+                self.file_hash(item.image),
+                self.file_hash(item.regions),
+                [[index, *item.labels[index]] for index in sorted(item.labels)],
+            ]
+            for item in self.labelled
+        ]
+        content = {"classes": self.classes, "undefined": self.undefined, "items": items}
+        return hashlib.sha256(json_bytes(content)).hexdigest()
 
     def file_hash(self, file: Path) -> str:
         """SHA-256 of a file of this snapshot."""
@@ -149,6 +171,7 @@ def _fill(
             "regions": keep(item.regions, "regions", item.image_id),
             "labels": _checked_labels(item, len(classes) + undefined),
         }
+        | _possible(item, len(classes))
         for item in sorted(items, key=lambda item: item.image_id)
     ]
     manifest["heldout"] = [
@@ -201,6 +224,21 @@ def _checked_labels(item: SnapshotItem, outputs: int) -> dict[str, list[int]]:
     return {str(i): sorted(set(chosen)) for i, chosen in sorted(item.labels.items())}
 
 
+def _possible(item: SnapshotItem, classes: int) -> dict[str, Any]:
+    """The entry of a manifest; none where every class was known, as in older snapshots."""
+    for index, open_ in item.possible.items():
+        known = item.labels.get(index, ())
+        wrong = [c for c in open_ if not 0 <= c < classes or c in known]
+        if wrong or not known:
+            raise SnapshotError(
+                f"Region {item.image_id}:{index} has the labels {list(known)}, beside which the "
+                f"classes {list(open_)} are to be possible.",
+                hint="Name classes that exist and are not ticked, for regions that have a label.",
+            )
+    rows = {str(i): sorted(set(open_)) for i, open_ in sorted(item.possible.items()) if open_}
+    return {"possible": rows} if rows else {}
+
+
 def _link(source: Path, target: Path) -> None:
     if not source.is_file():
         raise SnapshotError(f"There is no file {source}.", hint="Import the image again.")
@@ -247,6 +285,7 @@ def _snapshot(path: Path, manifest: Mapping[str, Any]) -> Snapshot:
                 path / entry["image"],
                 path / entry["regions"],
                 {int(i): tuple(classes) for i, classes in entry["labels"].items()},
+                {int(i): tuple(classes) for i, classes in entry.get("possible", {}).items()},
             )
             for entry in manifest["items"]
         )
@@ -258,6 +297,7 @@ def _snapshot(path: Path, manifest: Mapping[str, Any]) -> Snapshot:
         # One of the first release has no seal: edited, it must not index past an array's end.
         for item in items:
             _checked_labels(item, len(classes) + undefined)
+            _possible(item, len(classes))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SnapshotError(f"{path}/manifest.json is damaged: {error}.", hint=_REMAKE) from error
     digest = _manifest_hash(manifest)

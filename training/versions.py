@@ -11,8 +11,9 @@ import torch
 
 from training.checkpoints import read_tensors
 from training.config import TrainConfig
-from training.errors import CheckpointError, ConfigError
+from training.errors import CheckpointError, ConfigError, NewerRelease
 from training.files import file_sha256, read_json, sealed, unsealed
+from training.gpu_memory import placed
 from training.model import SegmentationModel, build
 from training.tensor_hash import tensors_hash
 
@@ -20,6 +21,7 @@ FORMAT = 1
 MANIFEST = "version.json"
 FINAL, STAGE1 = "model.safetensors", "stage1.safetensors"
 _AGAIN = "Train the round again."
+_UPGRADE = "Install that release, or train the round again with this one."
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,10 @@ class Version:
 def load_model(
     version: Version, device: str | torch.device = "cpu", which: str = "final"
 ) -> SegmentationModel:
-    """The model in eval mode; `which` is "final" or "stage1". Raises CheckpointError."""
+    """The model in eval mode; `which` is "final" or "stage1". Raises CheckpointError.
+
+    On the CPU where `device` has no room for it.
+    """
     files = {"final": FINAL, "stage1": STAGE1}
     if which not in files:
         raise ConfigError(f"A version has no model {which!r}.", hint=f"Known: {', '.join(files)}.")
@@ -71,7 +76,7 @@ def load_model(
         raise CheckpointError(
             f"{name} of {version.name} does not fit its config: {error}", hint=_AGAIN
         ) from error
-    return model.to(device).eval()
+    return placed(model, torch.device(device)).eval()
 
 
 def version_manifest(
@@ -101,9 +106,9 @@ def version_manifest(
 
 def _parse(path: Path) -> Version:
     try:
-        raw = unsealed(read_json(path / MANIFEST))
-        if raw["format"] != FORMAT:
-            raise CheckpointError(f"Version format {raw['format']} is not {FORMAT}.", hint=_AGAIN)
+        written = read_json(path / MANIFEST)
+        raw = unsealed(written)
+        _check_format(path, raw["format"])
         sha256 = {str(k): str(v) for k, v in raw["sha256"].items()}
         if not {FINAL, STAGE1} <= sha256.keys():
             raise ValueError("weights are not listed")
@@ -112,7 +117,7 @@ def _parse(path: Path) -> Version:
             str(raw["name"]),
             tuple(raw["classes"]),
             bool(raw["undefined"]),
-            TrainConfig.from_json(raw["config"]),
+            _config(path, raw["config"], whole=raw is not written),
             raw["metrics"],
             str(raw["weights_hash"]),
             str(raw["snapshot_hash"]),
@@ -123,3 +128,27 @@ def _parse(path: Path) -> Version:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
             ConfigError) as error:  # fmt: skip
         raise CheckpointError(f"{path}/{MANIFEST} is damaged: {error}.", hint=_AGAIN) from error
+
+
+def _check_format(path: Path, found: Any) -> None:
+    if found == FORMAT:
+        return
+    if isinstance(found, int) and found > FORMAT:
+        raise NewerRelease(
+            f"{path} was written by a newer release: its format is {found}, this release reads "
+            f"{FORMAT}.",
+            hint=_UPGRADE,
+        )
+    raise CheckpointError(f"Version format {found} is not {FORMAT}.", hint=_AGAIN)
+
+
+def _config(path: Path, values: Any, whole: bool) -> TrainConfig:
+    """`whole`: the seal fits, so what this release refuses is no damage: another one wrote it."""
+    try:
+        return TrainConfig.of_weights(values)
+    except ConfigError as error:
+        if not whole:
+            raise
+        raise NewerRelease(
+            f"{path} is whole and was written by a newer release: {error.message}", hint=_UPGRADE
+        ) from error

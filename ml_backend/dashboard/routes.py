@@ -33,7 +33,7 @@ from ml_backend.liveness import Watch, WorkerSign
 from ml_backend.services import Services
 from ml_backend.status import project_status
 from ml_backend.store import Project
-from ml_backend.words import waits_for
+from ml_backend.words import NO_WORKER, waits_for
 
 pages = Blueprint(
     "dashboard",
@@ -169,7 +169,8 @@ def download(project_id: int, name: str) -> Response:
 
 def _asked(project_id: int, action: str, said: str) -> AnyResponse:
     asking.ask(dashboard().services.store, known_project(project_id).id, action)
-    flash(said)
+    alive = any(worker.alive for worker in dashboard().workers.look())
+    flash(said if alive else f"{said} But {NO_WORKER}.")
     return redirect(link("dashboard.project", project_id=project_id), 303)
 
 

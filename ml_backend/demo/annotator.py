@@ -11,11 +11,12 @@ import numpy as np
 import requests
 from numpy.typing import NDArray
 
-from label_config import Answer, ClassSchema, answer_result
+from label_config import Answer, ClassSchema, answer_result, read
+from label_config.layouts import OTHER_ALIAS
 from ml_backend.errors import LabelStudioError
-from ml_backend.store import Store
+from ml_backend.store import Project, Store
 from training.images import read_mask
-from training.oracle import region_targets
+from training.oracle import dominant_targets, region_targets
 from training.regions import RegionId, RegionMap
 
 REQUEST_TIMEOUT_S = 60.0
@@ -27,7 +28,7 @@ class Annotator:
 
     Attributes:
         masks: ground truth by the image's source path.
-        void: mask value without a class; regions that hold only void get "Nothing listed".
+        void: mask value without a class; what it covers is answered with "Something else".
     """
 
     url: str
@@ -68,12 +69,14 @@ class Annotator:
         project = self.store.project(self.project_id)
         if project is None:
             raise LabelStudioError(f"project {self.project_id} is unknown here")
-        schema = ClassSchema.from_json(project.schema_json)
-        answer = self.answer(region, schema)
+        setup = read(project.label_config)
+        answer = self.answer(region, project)
         response = session.post(
             f"{self.url}/api/tasks/{task['id']}/annotations/",
             json={
-                "result": answer_result(answer, schema, project.template),
+                "result": answer_result(
+                    answer, setup.schema, setup.template, undefined_alias=setup.undefined_alias
+                ),
                 "lead_time": time.monotonic() - started,
                 "was_cancelled": False,
             },
@@ -81,28 +84,47 @@ class Annotator:
         )
         _check(response, f"submitting task {task['id']}")
 
-    def answer(self, region: RegionId, schema: ClassSchema) -> Answer:
-        """The classes that the ground truth shows inside a region, borders trimmed."""
-        row = self._image_targets(region.image_id, schema)[region.index]
-        names = tuple(name for c, name in enumerate(schema.names) if row[c])
-        if names:
-            return Answer("classes", names)
-        # Without an undefined class there is no "Nothing listed" to press.
-        return Answer("nothing" if schema.undefined else "unsure", ())
+    def answer(self, region: RegionId, project: Project) -> Answer:
+        """What the ground truth shows inside a region, in words that the project's setup offers.
 
-    def _image_targets(self, image_id: str, schema: ClassSchema) -> NDArray[np.uint8]:
+        Borders are trimmed, and classes under the project's smallest share left out; one tick only
+        where the setup takes one.
+        """
+        setup = read(project.label_config)
+        row = self._image_targets(region.image_id, project, setup.schema)[region.index]
+        names = tuple(name for c, name in enumerate(setup.schema.names) if row[c])
+        other = setup.schema.undefined and bool(row[-1])
+        if names:
+            # In an older setup "Nothing listed" would hide the classes.
+            return Answer("classes", names, other and setup.undefined_alias == OTHER_ALIAS)
+        # Without an undefined class there is no "Something else" to press.
+        return Answer("nothing" if other else "unsure")
+
+    def _image_targets(
+        self, image_id: str, project: Project, schema: ClassSchema
+    ) -> NDArray[np.uint8]:
         if image_id not in self._targets:
             image = self.store.image(self.project_id, image_id)
             if image is None or image.source not in self.masks:
                 raise LabelStudioError(f"no ground truth for image {image_id}")
-            self._targets[image_id] = region_targets(
-                read_mask(self.masks[image.source]),
-                RegionMap.load(Path(image.regions_path)),
-                num_classes=len(schema.names),
-                void=self.void,
-                undefined=schema.undefined,
+            mask, regions = read_mask(self.masks[image.source]), Path(image.regions_path)
+            self._targets[image_id] = self._row_of_each(
+                mask, RegionMap.load(regions), project, schema
             )
         return self._targets[image_id]
+
+    def _row_of_each(
+        self, mask: NDArray[np.uint8], regions: RegionMap, project: Project, schema: ClassSchema
+    ) -> NDArray[np.uint8]:
+        """Classes of every region as the project asks for them, (R, K)."""
+        if project.template == "region_dominant":
+            return dominant_targets(
+                mask, regions, len(schema.names), void=self.void, undefined=schema.undefined
+            )
+        return region_targets(
+            mask, regions, len(schema.names), void=self.void, undefined=schema.undefined,
+            min_share=project.smallest_share,
+        )  # fmt: skip
 
 
 def _check(answer: requests.Response, doing: str) -> None:

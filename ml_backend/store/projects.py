@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import case, select, update
+from sqlalchemy import Update, case, delete, select, update
 
 from ml_backend.errors import Conflict, NotFound
 from ml_backend.store import schema
@@ -58,17 +58,78 @@ class Projects(StorePart):
     def add_images(self, images: Sequence[Image]) -> int:
         """Record images; returns how many rows were added or changed.
 
-        A readable image that is recorded stays as it is, since its queries name its regions; one
-        that could not be read before is replaced.
+        An image that is recorded stays as it is, removed or not, since its queries name its
+        regions; one that could not be read before is replaced, and forgotten where it was another
+        state of the same file.
         """
+        table = schema.image
         with self._write() as connection:
             insert = Dialects.insert(connection, schema.image)
             keys = ("project_id", "image_id", "split")
             others = {c.name: c for c in insert.excluded if c.name not in keys}
             statement = insert.on_conflict_do_update(
-                index_elements=keys, set_=others, where=schema.image.c.status != "ready"
+                index_elements=keys, set_=others, where=table.c.status == "unreadable"
             )
+            for row in images:
+                connection.execute(
+                    delete(table).where(
+                        table.c.project_id == row.project_id,
+                        table.c.source == row.source,
+                        table.c.split == row.split,
+                        table.c.status == "unreadable",
+                        table.c.image_id != row.image_id,
+                    )
+                )
             return sum(Dialects.changes(connection, statement, values(row)) for row in images)
+
+    def put_image(self, image: Image) -> None:
+        """Record an image in place of what was recorded of it in its split: held-out ones change.
+
+        A pool image is removed and restored: its queries name its regions.
+        """
+        with self._write() as connection:
+            insert = Dialects.insert(connection, schema.image)
+            keys = ("project_id", "image_id", "split")
+            others = {c.name: c for c in insert.excluded if c.name not in keys}
+            connection.execute(
+                insert.on_conflict_do_update(index_elements=keys, set_=others), [values(image)]
+            )
+
+    def remove_image(self, project_id: int, image_id: str) -> None:
+        """Take an image out of the pool, and back the questions about it that nobody can see yet.
+
+        Its answers stay. What is open or under way is withdrawn by `images.withdraw_removed`.
+        """
+        query = schema.query
+        with self._write() as connection:
+            connection.execute(_pool_image(project_id, image_id).values(status="removed"))
+            connection.execute(
+                update(query)
+                .where(
+                    query.c.project_id == project_id,
+                    query.c.image_id == image_id,
+                    query.c.status == "planned",
+                )
+                .values(status="withdrawn")
+            )
+
+    def restore_image(self, project_id: int, image_id: str) -> None:
+        """Bring a removed image back into the pool.
+
+        Its withdrawn questions that were never answered are forgotten, so that they can be asked.
+        """
+        query = schema.query
+        answered = select(schema.label.c.query_id).where(schema.label.c.query_id.is_not(None))
+        with self._write() as connection:
+            connection.execute(_pool_image(project_id, image_id).values(status="ready"))
+            connection.execute(
+                delete(query).where(
+                    query.c.project_id == project_id,
+                    query.c.image_id == image_id,
+                    query.c.status == "withdrawn",
+                    query.c.id.not_in(answered),
+                )
+            )
 
     def images(
         self, project_id: int, *, split: str | None = None, status: str | None = None
@@ -99,7 +160,9 @@ class Projects(StorePart):
 
     def _one_image(self, project_id: int, condition: Any) -> Image | None:
         table = schema.image
-        unreadable_last = case((table.c.status == "ready", 0), else_=1)
+        unreadable_last = case(
+            (table.c.status == "ready", 0), (table.c.status == "removed", 1), else_=2
+        )
         statement = (
             select(table)
             .where(table.c.project_id == project_id, condition)
@@ -145,3 +208,10 @@ class Projects(StorePart):
         with self._read() as connection:
             rows = connection.execute(statement.order_by(table.c.round, table.c.created_at))
             return [VersionRow(*row) for row in rows]
+
+
+def _pool_image(project_id: int, image_id: str) -> Update:
+    table = schema.image
+    return update(table).where(
+        table.c.project_id == project_id, table.c.image_id == image_id, table.c.split == "pool"
+    )

@@ -29,6 +29,12 @@ def upgrade() -> None:
         "pixbal_label", sa.Column("other", sa.Boolean(), nullable=False, server_default=NO)
     )
     op.add_column("pixbal_round", sa.Column("train_config", sa.Text()))
+    # Pushing after a finished round made it "cut off" again and again, until it stayed failed.
+    op.execute(
+        "UPDATE pixbal_round SET state = 'done', error = NULL, retry_in_s = NULL"
+        " WHERE state = 'failed' AND version IS NOT NULL"
+        " AND error LIKE 'The round was cut off: the engine recorded SUCCESS%'"
+    )
 
 
 def _project() -> None:
