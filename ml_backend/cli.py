@@ -9,6 +9,7 @@ import click
 
 from label_config import LabelConfigError
 from ml_backend import (
+    cli_ask_again,
     cli_backup,
     cli_classes,
     cli_images,
@@ -17,6 +18,7 @@ from ml_backend import (
     cli_settings,
     cli_simulate,
     cli_tools,
+    cli_version,
 )
 from ml_backend.errors import BackendError
 from training.errors import TrainingError
@@ -56,6 +58,7 @@ def main(debug: bool) -> None:
 
 
 for command in (
+    *cli_ask_again.COMMANDS,
     *cli_backup.COMMANDS,
     *cli_classes.COMMANDS,
     *cli_images.COMMANDS,
@@ -64,6 +67,7 @@ for command in (
     *cli_settings.COMMANDS,
     *cli_simulate.COMMANDS,
     *cli_tools.COMMANDS,
+    *cli_version.COMMANDS,
 ):
     main.add_command(command)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from ml_backend.store import Label, Project, Store
+from ml_backend.store import Label, Project, Query, Store
 from ml_backend.store.rows import ANSWER_KINDS
 from training.regions import RegionId
 from training.snapshot import Snapshot
@@ -70,6 +71,25 @@ def possible_classes(store: Store, project: Project) -> dict[RegionId, tuple[str
         for region, label in answers_by_region(store, project.id).items()
         if (later := tuple(n for n, at in added.items() if label.updated_at < at))
     }
+
+
+def counting_labels(queries: Iterable[Query], labels: Mapping[int, Label]) -> dict[RegionId, Label]:
+    """The label that counts for each region: of its newest asking that was answered, else the
+    newest one of any kind.
+
+    Args:
+        labels: the label that counts for each query id.
+    """
+    found: dict[RegionId, tuple[tuple[bool, int], Label]] = {}
+    for query in queries:
+        label = labels.get(query.id)
+        if label is None:
+            continue
+        region = RegionId(query.image_id, query.region_index)
+        rank = label.kind in ANSWER_KINDS, query.asking
+        if region not in found or found[region][0] < rank:
+            found[region] = rank, label
+    return {region: label for region, (_, label) in found.items()}
 
 
 def trained_labels(snapshot: Snapshot) -> dict[RegionId, RegionLabel]:

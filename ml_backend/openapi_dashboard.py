@@ -57,6 +57,12 @@ def dashboard_paths() -> dict[str, Any]:
             "get": _page("forgetting", "What forgetting deletes and keeps.", about),
             "post": _form("forget_project", "Forget it.", ("title",), parameters=about),
         },
+        f"{project}/ask-again": {
+            "post": _form("flagged_again", "Ask the flagged answers again.", parameters=about)
+        },
+        f"{project}/versions/{{name}}/activate": {
+            "post": _form("activate", "Put a version in use.", parameters=version)
+        },
         f"{project}/versions/{{name}}.zip": {
             "get": _page("download", "A version, zipped.", version, kind="application/zip")
         },

@@ -19,16 +19,15 @@ def region_prediction(
 ) -> dict[str, Any]:
     """Ticks in advance and score of a question: {result, score, model_version}.
 
+    A control question shows no ticks; which ones it would have shown, its row knows.
+
     Label Studio hands out the lowest score first, and drops scores beyond [0, 1]: `queue_score`.
 
     Raises:
         BackendError: a tick is no class of the schema, the template has no ticks, or the
             score is not finite.
     """
-    ticks = query.preticks
-    if template == "region_dominant" and len(ticks) > 1:
-        # One choice only: which of them is larger is not known here, and a guess would mislead.
-        ticks = ()
+    ticks = () if query.control else ticks_of(query, template)
     answer = Answer("classes", ticks) if ticks else Answer("empty")
     try:
         result = answer_result(answer, schema, template)
@@ -37,6 +36,14 @@ def region_prediction(
             f"Query {query.id} cannot be predicted: {error}", error.hint, status=409
         ) from error
     return {"result": result, "score": queue_score(query.score), "model_version": model_version}
+
+
+def ticks_of(query: Query, template: str) -> tuple[str, ...]:
+    """What is ticked in advance where the question is no control."""
+    if template == "region_dominant" and len(query.preticks) > 1:
+        # One choice only: which of them is larger is not known here, and a guess would mislead.
+        return ()
+    return query.preticks
 
 
 def no_prediction(model_version: str) -> dict[str, Any]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from label_config import ClassSchema
 from ml_backend.copies import Walk, remove_copies
@@ -13,10 +12,11 @@ from ml_backend.errors import LabelStudioError
 from ml_backend.label_studio import LabelStudio
 from ml_backend.media import picture_urls, write_local_pictures
 from ml_backend.predictions import region_prediction
-from ml_backend.queries import plan_queries, pretick, scored_names
+from ml_backend.queries import plan_queries, scored, scored_names
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Query, Store
 from ml_backend.tasks import task_payload
+from ml_backend.ticks import tick_decision
 from training.pool_scores import PoolScores
 from training.regions import RegionId
 
@@ -33,12 +33,14 @@ class Batch:
         round: the round that will train on the answers.
         version: name of the version that scored the pool.
         top_up: choose again where every question of this batch was handled without a usable label.
+        choose: whether new regions may be chosen at all; else only what is there is pushed.
     """
 
     round: int
     version: str
     scores: PoolScores
     top_up: bool = False
+    choose: bool = True
 
 
 def push_questions(
@@ -56,9 +58,7 @@ def push_questions(
         How many regions were pushed by this call.
     """
     adopt_uncertain(store, ls, project.id)
-    before = store.queries(project.id, round=batch.round)
-    waiting = ("planned", "open")
-    if not before or (batch.top_up and not any(q.status in waiting for q in before)):
+    if _lacks_questions(store, project.id, batch):
         _plan(store, project, batch)
     pushed = 0
     planned = store.queries(project.id, status="planned")
@@ -68,6 +68,23 @@ def push_questions(
     _rescore_open(store, ls, project, batch.version, batch.scores)
     _activate(store, ls, project, batch.version)
     return pushed
+
+
+def _lacks_questions(store: Store, project_id: int, batch: Batch) -> bool:
+    """Whether new regions are to be chosen for a batch.
+
+    Regions that are asked again are no batch: where they wait they are pushed alone, and the batch
+    of a round is chosen whether some of them carry its number or not.
+    """
+    if not batch.choose:
+        return False
+    before = store.queries(project_id, round=batch.round)
+    chosen = any(q.asking == 1 for q in before)
+    if not batch.top_up:
+        return not chosen
+    if any(q.asking > 1 for q in store.queries(project_id, status="planned")):
+        return False
+    return not chosen or not any(q.status in ("planned", "open") for q in before)
 
 
 def _plan(store: Store, project: Project, batch: Batch) -> None:
@@ -82,6 +99,7 @@ def _plan(store: Store, project: Project, batch: Batch) -> None:
         round_number=batch.round,
         model_version=batch.version,
         budget_clicks=project.budget_clicks - open_clicks,
+        ticks_shown=tick_decision(store, project).shown,
     )
     store.plan_queries(planned)
     log.info("project %s: %s questions planned for round %s", project.id, len(planned), batch.round)
@@ -140,7 +158,7 @@ def _push_page(
 def _rescore_open(
     store: Store, ls: LabelStudio, project: Project, version: str, scores: PoolScores
 ) -> None:
-    """Give open questions of older rounds the score and ticks of the new version.
+    """Give open questions the score and ticks of the version in use.
 
     Only predictions of the project's current version take part in the order, so a question without
     one would come after all others.
@@ -152,37 +170,23 @@ def _rescore_open(
         for q in store.queries(project.id, status="open")
         if q.model_version != version and q.task_id is not None and q.image_id in scores.images
     ]
+    shown = tick_decision(store, project).shown if stale else False
     for start in range(0, len(stale), PAGE):
         page = stale[start : start + PAGE]
-        renewed = [_renew(q, project, names, version, scores) for q in page]
-        # An earlier try may have been cut off after Label Studio took the page.
+        renewed = [scored(q, project, names, version, scores, shown) for q in page]
+        # An earlier try was cut off after Label Studio took the page, or the version was in use
+        # before; ticks may have been decided otherwise then, and a version is to say one thing.
         have = ls.tasks_with_prediction(project.id, [q.task_id for q in page if q.task_id], version)
+        if have:
+            ls.delete_predictions(project.id, have)
         ls.import_predictions(
             project.id,
             [
                 {"task": q.task_id, **region_prediction(q, schema, project.template, version)}
                 for q in renewed
-                if q.task_id not in have
             ],
         )
         store.update_query_scores(renewed)
-
-
-def _renew(
-    query: Query, project: Project, names: Sequence[str], version: str, scores: PoolScores
-) -> Query:
-    row = scores.images[query.image_id]
-    score = float(row.score[query.region_index])
-    return replace(
-        query,
-        # A region that vanishes at the network's size was drawn at random before the first version.
-        score=score if math.isfinite(score) else query.score,
-        expected_clicks=float(row.expected_clicks[query.region_index]),
-        preticks=pretick(row.presence[query.region_index], names, project.smallest_share)
-        if project.preticks != "never"
-        else (),
-        model_version=version,
-    )
 
 
 def _activate(store: Store, ls: LabelStudio, project: Project, version: str) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from label_config import ClassSchema
+from ml_backend.agreement import drawn_as_control
 from ml_backend.store import Image, Project, Query
 from training.regions import RegionId
 from training.selection import select
@@ -34,6 +36,7 @@ def plan_queries(
     round_number: int,
     model_version: str,
     budget_clicks: float,
+    ticks_shown: bool = True,
 ) -> list[Query]:
     """The regions to ask next, best first.
 
@@ -42,7 +45,8 @@ def plan_queries(
     score was given, are left out. Equal scores fall in the order of `RegionId`, so that equal
     input gives an equal queue.
 
-    An image gives at most `per_image_cap` of them, its best.
+    An image gives at most `per_image_cap` of them, its best. Every question knows its ticks; those
+    that are drawn as controls do not show them, and none does without `ticks_shown`.
 
     Returns:
         Queries with status "planned"; empty where the pool or the budget is used up.
@@ -74,13 +78,34 @@ def plan_queries(
                 task_id=None,
                 score=float(values[position]),
                 expected_clicks=float(cost[position]),
-                preticks=pretick(presence, names, project.smallest_share)
-                if project.preticks != "never"
-                else (),
+                preticks=pretick(presence, names, project.smallest_share),
                 model_version=model_version,
+                control=not ticks_shown
+                or drawn_as_control(project.seed, RegionId(image.image_id, region), 1),
             )
         )
     return queries
+
+
+def scored(
+    query: Query,
+    project: Project,
+    names: Sequence[str],
+    version: str,
+    scores: PoolScores,
+    ticks_shown: bool,
+) -> Query:
+    """A question with the score and ticks of a version; one that it gave no score keeps its own."""
+    row, region = scores.images[query.image_id], RegionId(query.image_id, query.region_index)
+    score = float(row.score[region.index])
+    return replace(
+        query,
+        score=score if math.isfinite(score) else query.score,
+        expected_clicks=float(row.expected_clicks[region.index]),
+        preticks=pretick(row.presence[region.index], names, project.smallest_share),
+        model_version=version,
+        control=not ticks_shown or drawn_as_control(project.seed, region, query.asking),
+    )
 
 
 def per_image_cap(project: Project, images: int, batch: int) -> int | None:

@@ -36,6 +36,7 @@ from ml_backend.push import Batch, push_questions
 from ml_backend.reconcile import reconcile
 from ml_backend.runtime import Runtime, version_name
 from ml_backend.store import Image, Project, Round, Store, VersionRow, held_token
+from ml_backend.version_use import published_metrics
 from training.errors import CheckpointError, SnapshotError
 from training.snapshot import HeldoutItem, Snapshot, SnapshotItem, write_snapshot
 
@@ -290,7 +291,9 @@ def publish_version(runtime: Runtime, project_id: int, number: int, folder: str)
             name=version.name,
             round=number,
             path=str(version.path),
-            metrics=dict(version.metrics),
+            metrics=published_metrics(
+                store, runtime.project(project_id), version.name, version.metrics
+            ),
             weights_hash=version.weights_hash,
             created_at=datetime.now(UTC),
         )
@@ -392,27 +395,27 @@ def push_next(runtime: Runtime, project: Project) -> tuple[int, str | None]:
     if reason is not None:
         return 0, reason
     number = next_round(runtime.store.rounds(project.id))
-    pushed = _push(runtime, project, number, top_up=True)
+    # After a roll-back what is open gets the scores of that version; that is no wish for more.
+    another = project.model_version not in (None, name_in_use(project))
+    renews = another and runtime.store.count_queries(project.id).get("open", 0) > 0
+    pushed = _push(runtime, project, number, top_up=True, choose=not renews)
     log.info("project %s: %s questions pushed", project.id, pushed)
-    return pushed, None if pushed else nothing_to_push(runtime.store, project.id)
+    if pushed or renews:
+        return pushed, None
+    waiting = runtime.store.count_queries(project.id).get("open", 0)
+    return 0, asking.nothing_to_push(waiting)
 
 
-def nothing_to_push(store: Store, project_id: int) -> str:
-    """Why a push pushed nothing, for whoever asked for it."""
-    waiting = store.count_queries(project_id).get("open", 0)
-    if waiting:
-        return f"{waiting} questions are open: more are pushed when they are answered."
-    return "Every region that can be asked was asked."
-
-
-def _push(runtime: Runtime, project: Project, round_number: int, *, top_up: bool) -> int:
+def _push(
+    runtime: Runtime, project: Project, round_number: int, *, top_up: bool, choose: bool = True
+) -> int:
     scores = scores_in_use(runtime, project)
     if scores is None:
         raise Conflict(
             f"The pool of project {project.id} is not scored by {name_in_use(project)} yet.",
             "The worker scores it, then pushes: `pixbal worker`.",
         )
-    batch = Batch(round_number, name_in_use(project), scores, top_up=top_up)
+    batch = Batch(round_number, name_in_use(project), scores, top_up, choose)
     return push_questions(runtime.settings, runtime.store, runtime.ls, project, batch)
 
 

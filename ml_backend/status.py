@@ -10,7 +10,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from ml_backend.answers_status import answers_lines, answers_status
 from ml_backend.errors import NotFound
+from ml_backend.labels import counting_labels
 from ml_backend.liveness import WorkerSign
 from ml_backend.settings import Settings
 from ml_backend.store import Store
@@ -29,7 +31,9 @@ def project_status(
     if project is None:
         raise NotFound(f"project {project_id} is unknown here", hint="See `pixbal status`.")
     images = store.images(project_id)
-    labels = store.effective_labels(project_id)
+    queries, labels = store.queries(project_id), store.effective_labels(project_id)
+    versions = store.versions(project_id)
+    counting = counting_labels(queries, labels)
     rounds = store.rounds(project_id)
     return {
         "project": project_id,
@@ -50,13 +54,14 @@ def project_status(
             {"image": i.source, "why": i.reason} for i in images if i.status == "unreadable"
         ],
         "regions": sum(i.region_count for i in images if i.split == "pool" and i.status == "ready"),
-        "questions": dict(Counter(q.status for q in store.queries(project_id))),
-        "labels": dict(Counter(label.kind for label in labels.values())),
+        "questions": dict(Counter(q.status for q in queries)),
+        "labels": dict(Counter(label.kind for label in counting.values())),
         "clicks": store.clicks(project_id),
         "rounds": [asdict(r) for r in rounds],
         "waiting": waits_for(store, rounds[-1], workers) if rounds else "",
         "workers": [asdict(worker) for worker in workers],
-        "versions": [asdict(v) for v in store.versions(project_id)],
+        "versions": [asdict(v) for v in versions],
+        **answers_status(store, project, queries, labels, versions),
         "events_kept_aside": [
             {"event": e.id, "action": e.action, "why": e.error}
             for e in store.failed_events(project_id)
@@ -79,6 +84,8 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
     for key in ("images", "questions", "labels"):
         text = ", ".join(f"{n} {name}" for name, n in sorted(status[key].items())) or "none"
         counts.add_row(key, escape(text))
+    for name, line in answers_lines(status):
+        counts.add_row(name, escape(line))
     for row in status["rounds"]:
         if row["state"] not in ENDED:
             counts.add_row("now", escape(_now(row, status["waiting"])))

@@ -135,7 +135,7 @@ def fill(home: Path, labels: int) -> Store:
     store.start_round(4, 6, "labels", "w6")
     store.update_round(4, 6, state="stage1", stage="stage1", epoch=7, step=163, steps=240,
                        loss=0.8312, eta_s=254.0, labels=640, clicks=951)  # fmt: skip
-    store.update_project(4, model_version="r4")
+    store.update_project(4, model_version="r4", current_version="r4")
     return store
 
 

@@ -53,6 +53,16 @@ class ConfusionMatrix:
         keys = truth[valid].astype(np.int64) * columns + column
         self.counts += np.bincount(keys, minlength=self.counts.size).reshape(self.counts.shape)
 
+    def per_class(self) -> str:
+        """Right, true and predicted pixels of each class that occurs: "class right truth found;..."
+
+        Enough for the IoU of any set of images, and short enough to keep for each of them.
+        """
+        right = np.diagonal(self.counts)
+        truth, found = self.counts.sum(axis=1), self.counts[:, : self.classes].sum(axis=0)
+        seen = np.flatnonzero((truth > 0) | (found > 0)).tolist()
+        return ";".join(f"{c} {right[c]} {truth[c]} {found[c]}" for c in seen)
+
     def iou(self) -> IoU:
         """IoU_c = TP / (TP + FP + FN), mean over the classes in the ground truth.
 

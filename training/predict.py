@@ -50,11 +50,13 @@ def evaluate(
     heldout: Sequence[HeldoutItem],
     hash_of: Callable[[HeldoutItem], str],
     cache: FeatureCache | None = None,
+    each: Callable[[HeldoutItem, ConfusionMatrix], None] | None = None,
 ) -> IoU:
     """IoU at native size over held-out images; every mean is NaN where there are none.
 
     Each pixel counts as its most probable class, the undefined output left aside: as in the paper,
-    whose masks hold classes and void only, and void does not count.
+    whose masks hold classes and void only, and void does not count. `each` is told what was found
+    on every image.
     """
     matrix, one = ConfusionMatrix(model.num_classes), OneImage(model)
     for item in heldout:
@@ -66,7 +68,11 @@ def evaluate(
                 features, native = encode_file(model, item.image, hash_of(item), cache)
                 return _mask(model, features, native, model.num_classes, maps)
 
-        matrix.add(one.run(predicted), read_mask(item.mask, ACCEPTED_PIXELS))
+        found = ConfusionMatrix(model.num_classes)
+        found.add(one.run(predicted), read_mask(item.mask, ACCEPTED_PIXELS))
+        matrix.counts += found.counts
+        if each is not None:
+            each(item, found)
     return matrix.iou()
 
 

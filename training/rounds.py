@@ -32,13 +32,14 @@ from training.files import file_sha256, read_json, write_json
 from training.gpu_memory import placed
 from training.loop import Progress, Report, silent, train_stage
 from training.losses import stage1_loss, stage2_loss
+from training.metrics import ConfusionMatrix
 from training.model import SegmentationModel, build
 from training.predict import evaluate
 from training.pretrained import load_pretrained
 from training.pseudo_label_files import write_pseudo_labels
 from training.round_folder import claim, clear, drop_after, finish, locked
 from training.round_plan import Part, labels_name, weights_name
-from training.snapshot import Snapshot
+from training.snapshot import HeldoutItem, Snapshot
 from training.versions import FINAL, MANIFEST, STAGE1, Version, version_manifest
 
 log = logging.getLogger(__name__)
@@ -269,15 +270,21 @@ class _Round:
             "clicks": data.clicks,
             "heldout_images": len(data.heldout),
         }
+        heldout: dict[str, str] = {}  # of the last model: what `heldout_change` compares
+
+        def keep(item: HeldoutItem, found: ConfusionMatrix) -> None:
+            heldout[f"{item.image_id} {data.file_hash(item.mask)}"] = found.per_class()
+
         for stage, model in (("stage1", first), ("stage2", final)):
             if stage == "stage2" and final is first:
                 metrics |= {"stage2_miou": metrics["stage1_miou"], stage: metrics["stage1"]}
                 break
             iou = evaluate(
-                model, data.heldout, lambda item: data.file_hash(item.image), self._cache
+                model, data.heldout, lambda item: data.file_hash(item.image), self._cache, keep
             ).to_json(data.classes)
             metrics |= {f"{stage}_miou": iou["miou"], stage: iou}
         metrics["miou"] = metrics["stage2_miou"]  # of the published model
+        metrics["heldout"] = heldout
         return metrics
 
     def _say(self, stage: str, step: int = 0, steps: int = 0) -> None:

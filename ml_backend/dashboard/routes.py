@@ -143,7 +143,7 @@ def project(project_id: int) -> str:
         job=_job(row.id, workers),
         training=asking.webhook_command(dashboard().services.settings.public_url, row.id),
         rounds=view.round_lines(rounds, versions),
-        versions=view.version_lines(versions, row.model_version),
+        versions=view.version_lines(versions, row.current_version),
         curve=view.curve(rounds, versions),
         bars=view.class_bars(versions[-1] if versions else None, schema.names),
         **_surroundings(workers),
@@ -184,19 +184,25 @@ def download(project_id: int, name: str) -> Response:
 
 
 def _asked(project_id: int, action: str, said: str) -> AnyResponse:
-    row = known_project(project_id)
+    store, row = dashboard().services.store, known_project(project_id)
     idle = why_nothing_is_asked(row)
-    if idle is None:
-        asking.ask(dashboard().services.store, row.id, action)
+    if idle is not None:
+        flash(f"{idle[:1].upper()}{idle[1:]}: resume it first.")
+    elif action == asking.PUSH and (waiting := asking.open_questions(store, row)):
+        flash(asking.nothing_to_push(waiting))
+    else:
+        asking.ask(store, row.id, action)
         alive = any(worker.alive for worker in dashboard().workers.look())
         flash(said if alive else f"{said} But {NO_WORKER}.")
-    else:
-        flash(f"{idle[:1].upper()}{idle[1:]}: resume it first.")
     return redirect(link("dashboard.project", project_id=project_id), 303)
 
 
 def known_project(project_id: int) -> Project:
-    """The region project of an address; NotFound where there is none."""
+    """The region project of this id.
+
+    Raises:
+        NotFound: there is none.
+    """
     row = dashboard().services.store.project(project_id)
     if row is None or row.template not in REGION_TEMPLATES:
         raise NotFound(f"Project {project_id} is unknown here.", "Make one with `pixbal init`.")

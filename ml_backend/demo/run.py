@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ml_backend.copies import question_of
 from ml_backend.demo.annotator import Annotator
 from ml_backend.demo.data import DemoData, prepare_data
 from ml_backend.demo.report import print_addresses, results_table
@@ -119,7 +120,7 @@ def _play(
         "images": len(store.images(project_id, split="pool", status="ready")),
         "heldout_images": len(store.images(project_id, split="heldout", status="ready")),
         "rounds": [asdict(r) for r in results],
-        **_audit(store, ls, project_id),
+        **audit(store, ls, project_id),
     }
     ls.close()
     store.close()
@@ -176,22 +177,22 @@ def _wait_for_round(store: Store, project_id: int, number: int, running: Running
     )
 
 
-def _audit(store: Store, ls: LabelStudio, project_id: int) -> dict[str, Any]:
-    """Compare the ledger with Label Studio: every region one task, every answer one label.
+def audit(store: Store, ls: LabelStudio, project_id: int) -> dict[str, Any]:
+    """Compare the ledger with Label Studio: every question one task, every answer one label.
 
     Raises:
-        BackendError: a task is doubled, or an answered region has not exactly one annotation.
+        BackendError: a task is doubled, or an answered question has not exactly one annotation.
     """
     tasks = list(ls.tasks(project_id, with_annotations=True))
-    regions = [str(task["data"]["region"]) for task in tasks]
-    duplicates = len(regions) - len(set(regions))
+    asked = [question_of(task) for task in tasks]
+    duplicates = len(asked) - len(set(asked))
     answered = {q.task_id for q in store.queries(project_id, status="answered")}
     counts = {int(t["id"]): len(t.get("annotations", [])) for t in tasks}
     wrong = [t for t in answered if counts.get(t or 0) != 1]
     unknown = [t for t, n in counts.items() if n and t not in answered]
     if duplicates or wrong or unknown:
         raise BackendError(
-            f"{duplicates} doubled tasks, {len(wrong)} answered regions without exactly one "
+            f"{duplicates} doubled tasks, {len(wrong)} answered questions without exactly one "
             f"annotation, {len(unknown)} annotations not in the store",
             hint="This is a defect; please report it with demo-data/*.log.",
         )
