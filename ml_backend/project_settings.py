@@ -11,7 +11,7 @@ from label_config import ClassSchema
 from ml_backend.errors import BackendError
 from ml_backend.store import Project
 from ml_backend.train_settings import differences, overridden, preset_of, train_config
-from training.config import ACQUISITIONS, CONFIGS, ModelConfig, TrainConfig
+from training.config import CONFIGS, ModelConfig, TrainConfig
 from training.errors import TrainingError
 
 # Label Studio's own limits.
