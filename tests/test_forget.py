@@ -327,3 +327,14 @@ def test_the_plan_changes_nothing_and_knows_the_size(site: InlineSite) -> None:
     )  # fmt: skip
     with pytest.raises(NotFound):
         plan_forgetting(settings, site.store, 77)
+
+
+def test_the_doctor_names_a_project_that_is_gone(site: InlineSite) -> None:
+    from ml_backend.doctor_project import examine_project
+
+    site.ls.server.delete_project(4)
+    settings, project = site.worker.runtime.settings, site.worker.runtime.project(4)
+    (check,) = examine_project(settings, site.store, site.ls, project)
+    assert check.ok is False
+    assert "404" in check.detail
+    assert "`pixbal project forget --project 4`" in check.advice
