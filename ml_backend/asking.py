@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from ml_backend.predictions import NO_MODEL
 from ml_backend.security import SECRET_HEADER
-from ml_backend.store import Event, Store
+from ml_backend.store import Event, Project, Store
 
 TRAIN = "TRAIN_REQUESTED"
 PUSH = "PUSH_REQUESTED"
@@ -37,6 +38,23 @@ def ask(store: Store, project_id: int, action: str) -> None:
 def requests(store: Store, project_id: int, *actions: str) -> list[Event]:
     """Who asked for this in a project and was not served yet."""
     return store.pending_events(actions=actions, project_id=project_id)
+
+
+def open_questions(store: Store, project: Project) -> int:
+    """Questions that wait for an answer and carry the scores of the version in use.
+
+    Others are scored anew by a push, so that one is not for nothing.
+    """
+    found = store.queries(project.id, status="open")
+    stale = [q for q in found if q.model_version != (project.current_version or NO_MODEL)]
+    return 0 if stale or store.queries(project.id, status="planned") else len(found)
+
+
+def nothing_to_push(waiting: int) -> str:
+    """Why a push pushes nothing, for whoever asked for it."""
+    if waiting:
+        return f"{waiting} questions are open: more are pushed when they are answered."
+    return "Every region that can be asked was asked."
 
 
 def finish(store: Store, asked: Iterable[Event], says: str | None = None) -> None:

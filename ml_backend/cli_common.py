@@ -38,17 +38,30 @@ def only_project(store: Store, project: int | None) -> int:
     from ml_backend.errors import NotFound
     from ml_backend.ingest import REGION_TEMPLATES
 
-    known = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
+    rows = [p for p in store.projects() if p.template in REGION_TEMPLATES]
+    known = [p.id for p in rows]
     if project is not None and project in known:
         return project
-    if project is None and len(known) == 1:
-        return known[0]
+    shown = [p.id for p in rows if p.state != "archived"]
+    if project is None and len(shown or known) == 1:
+        return (shown or known)[0]
     raise NotFound(
         f"project {project} is unknown here"
         if project
         else f"{len(known)} projects are known here",
         hint=f"Region projects: {known}. Name one with --project, or make one with `pixbal init`.",
     )
+
+
+def refuse_idle(store: Store, project: int) -> None:
+    """Raise Conflict where a request would lead to nothing, since the project is paused."""
+    from ml_backend.errors import Conflict
+    from ml_backend.project_states import why_nothing_is_asked
+
+    row = store.project(project)
+    reason = None if row is None else why_nothing_is_asked(row)
+    if reason is not None:
+        raise Conflict(reason, f"`pixbal project resume --project {project}` first.")
 
 
 def echo_json(value: Any) -> None:

@@ -13,6 +13,16 @@ from ml_backend import cli_common
 project_option = click.option("--project", type=int, help="Label Studio project id.")
 
 
+def _parse_per_image(context: click.Context, option: click.Parameter, value: str) -> int | None:
+    from ml_backend.project_settings import SETTINGS
+
+    try:
+        parsed: int | None = SETTINGS["per-image"].parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return parsed
+
+
 @click.command(
     epilog="Examples: pixbal init --images photos/ --classes camvid  |  "
     "pixbal init --from-project 7 --classes classes.json --budget 300"
@@ -49,6 +59,10 @@ project_option = click.option("--project", type=int, help="Label Studio project 
     help="Tick predicted classes in advance; auto: once that is seen to save keys.",
 )  # fmt: skip
 @click.option(
+    "--per-image", default="auto", show_default=True, callback=_parse_per_image,
+    help="Most questions about one image in a batch; 0: no limit.",
+)  # fmt: skip
+@click.option(
     "--smallest-share", default=0.2, show_default=True, type=click.FloatRange(0, 1),
     help="Annotators leave out classes under this share of a region; 0: every class counts.",
 )  # fmt: skip
@@ -61,8 +75,11 @@ def init(**options: Any) -> None:
 
     from ml_backend.init import InitRequest, initialise, method_warning
 
+    context = click.get_current_context()
+    default = click.core.ParameterSource.DEFAULT
+    given = {name for name in options if context.get_parameter_source(name) is not default}
     settings, store, ls = cli_common.open_all()
-    request = InitRequest(**options)
+    request = InitRequest(**options, given=frozenset(given))
     # Before the import, so that it can be stopped; the report says it again.
     for line in method_warning(request):
         click.echo(line, err=True)
@@ -104,6 +121,7 @@ def push(project: int | None) -> None:
 
     settings, store, ls = cli_common.open_all()
     project_id = cli_common.only_project(store, project)
+    cli_common.refuse_idle(store, project_id)
     click.echo(push_now(Runtime(settings, store, ls), project_id))
 
 
@@ -117,6 +135,7 @@ def train(project: int | None) -> None:
 
     settings, store, _ = cli_common.open_all()
     project_id = cli_common.only_project(store, project)
+    cli_common.refuse_idle(store, project_id)
     ask(store, project_id, TRAIN)
     if any(worker.alive for worker in look_at_workers(settings, store)):
         click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")
@@ -126,8 +145,9 @@ def train(project: int | None) -> None:
 
 @click.command(epilog="Example: pixbal status --json")
 @project_option
+@click.option("--all", "everything", is_flag=True, help="Archived projects too.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
-def status(project: int | None, as_json: bool) -> None:
+def status(project: int | None, everything: bool, as_json: bool) -> None:
     """Show each project: questions, labels, clicks, the running round, versions."""
     from rich.console import Console
 
@@ -137,14 +157,20 @@ def status(project: int | None, as_json: bool) -> None:
     from ml_backend.words import NO_WORKER
 
     settings, store, _ = cli_common.open_all()
-    regions = [p.id for p in store.projects() if p.template in REGION_TEMPLATES]
-    wanted = [cli_common.only_project(store, project)] if project else regions
+    regions = [p for p in store.projects() if p.template in REGION_TEMPLATES]
+    shown = [p.id for p in regions if everything or p.state != "archived"]
+    wanted = [cli_common.only_project(store, project)] if project else shown
     workers = look_at_workers(settings, store)
     found = [project_status(settings, store, project_id, workers) for project_id in wanted]
     if as_json:
         cli_common.echo_json(found)
         return
-    if not found:
+    hidden = len(regions) - len(shown)
+    if hidden and not project:
+        click.echo(
+            f"{hidden} archived project{'s' * (hidden > 1)} not shown: `pixbal status --all`"
+        )
+    elif not found:
         click.echo("no project yet; make one with `pixbal init --images ... --classes ...`")
     console = Console()
     for worker in workers:

@@ -28,7 +28,7 @@ class Cycle:
 
     runtime: Runtime
     clock: Callable[[], float] = time.monotonic
-    _trained: dict[tuple[int, int], dict[RegionId, RegionLabel]] = field(default_factory=dict)
+    _trained: dict[str, dict[RegionId, RegionLabel]] = field(default_factory=dict)
     # By project: what the scores were read from, and the regions that have one.
     _askable: dict[int, tuple[Any, dict[str, list[int]] | None]] = field(default_factory=dict)
     # When to try a failed round again, by its tries: seconds of the steady clock.
@@ -109,9 +109,9 @@ class Cycle:
         return self._askable[project.id][1]
 
     def _labels_of(self, row: Round) -> dict[RegionId, RegionLabel]:
-        key = (row.project_id, row.number)
+        key = row.workflow_id  # a forgotten project's number may come back
         if key not in self._trained:
-            path = self.runtime.snapshot_dir(*key)
+            path = self.runtime.snapshot_dir(row.project_id, row.number)
             try:
                 self._trained[key] = trained_labels(Snapshot.load(path))
             except SnapshotError as error:

@@ -47,7 +47,12 @@ def examine(
     checks += examine_home(settings, store, now())
     server = list(_server(settings, ls))
     checks += [*server, _backend(settings), *_seeds()]
-    projects = [p for p in store.projects() if project_id in (None, p.id)]
+    # Archived ones are nobody's concern until somebody asks.
+    projects = [
+        p
+        for p in store.projects()
+        if (p.id == project_id if project_id is not None else p.state != "archived")
+    ]
     if not projects:
         which = "no project" if project_id is None else f"project {project_id}"
         advice = "Make one: pixbal init --images ... --classes ..."

@@ -13,7 +13,7 @@ from ml_backend.checks import Check
 from ml_backend.connect import TITLE, UNCERTAINTY_SAMPLING
 from ml_backend.errors import BackendError, NotReady
 from ml_backend.fetch import resolve
-from ml_backend.label_studio import WEBHOOK_ACTIONS, LabelStudio
+from ml_backend.label_studio import WEBHOOK_ACTIONS, LabelStudio, Refused
 from ml_backend.label_studio_errors import RESERVED_ADDRESS, RESERVED_ADDRESS_HINT
 from ml_backend.mask_predictions import serving_version
 from ml_backend.media import picture_urls
@@ -33,9 +33,13 @@ def examine_project(
     try:
         found = ls.project(project.id)
     except BackendError as error:
-        return [Check(label, False, error.message, error.hint)]
+        hint = error.hint
+        if isinstance(error, Refused) and error.code == 404:
+            hint += f" If it is gone: `pixbal project forget --project {project.id}`."
+        return [Check(label, False, error.message, hint)]
+    state = "" if project.state == "active" else f", {project.state}"
     checks = [
-        Check(label, True, f"{found.get('title')!r}, {found.get('task_number', 0)} tasks"),
+        Check(label, True, f"{found.get('title')!r}, {found.get('task_number', 0)} tasks{state}"),
         _named(f"{label}: label config", lambda: label_config(project, found)),
         _named(f"{label}: webhook", lambda: webhook(settings, ls.webhooks(project.id))),
         _named(f"{label}: ML backend", lambda: ml_backend(settings, ls.ml_backends(project.id))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ml_backend.store import Round
+from ml_backend.store import Project, Round
 
 # How often a round goes on after the death of its worker (an upgrade, a power cut, a kernel that
 # kills what takes too much memory); then it fails with that reason.
@@ -46,6 +46,11 @@ class Engine(Protocol):
         """What became of the last push that was queued here."""
 
 
-def workflow_id(project_id: int, number: int, attempt: int) -> str:
-    """Idempotency key of one try at a round."""
-    return f"project-{project_id}-round-{number}-try-{attempt}"
+def workflow_id(project: Project, number: int, attempt: int) -> str:
+    """Idempotency key of one try at a round.
+
+    It says which project of that id: the engine remembers the rounds of one that was forgotten, and
+    Label Studio's project may be adopted again.
+    """
+    made = f"{project.created_at:%Y%m%dT%H%M%S%f}"
+    return f"project-{project.id}-{made}-round-{number}-try-{attempt}"

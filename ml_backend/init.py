@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from label_config import ClassSchema, LabelConfigError, build
@@ -16,6 +14,7 @@ from label_config.colors import close_pairs
 from ml_backend.connect import connect, ensure_instructions
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.gather import gather
+from ml_backend.init_checks import check_new, given, kept_settings, known_project
 from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
@@ -26,11 +25,12 @@ from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.sources import Found, Source, printable
 from ml_backend.store import Project, Store
-from training.config import CONFIGS, TrainConfig
+from ml_backend.train_settings import train_config
 from training.errors import TrainingError
 from training.images import read_image
+from training.model_check import check_model
 from training.seeds import NO_SEEDS, REPAIR_OPENCV, has_seeds
-from training.superpixels import available_methods, default_method
+from training.superpixels import default_method
 
 SHOWN_PAIRS = 5
 
@@ -54,8 +54,11 @@ class InitRequest:
     overrides: tuple[str, ...] = ()
     seed: int = 0
     preticks: str = "auto"
+    per_image: int | None = None
     smallest_share: float = 0.2
     push: bool = True
+    # The fields that somebody gave, though they may equal a default; None: those that differ.
+    given: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class InitReport:
     pushed: int
     open_questions: int = field(default=0)
     masks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     asked_to_push: bool = True
 
@@ -82,6 +86,7 @@ class InitReport:
             *(f"{what}: {how}" for what, how in self.connected),
             self._questions(),
             *self.masks,
+            *self.notes,
             f'Open {self.url} and press "Label All Tasks".',
         ]
         return found
@@ -106,14 +111,26 @@ def initialise(
 ) -> InitReport:
     """Create or adopt the project, import images, connect, push; again: changes nothing.
 
+    Everything that can be checked is, before anything is downloaded or made.
+
     Raises:
         BackendError: nothing to import, another method or other classes than the project was made
             with, or Label Studio refuses (with what to do).
     """
     schema = ClassSchema.load(request.classes)
-    found = _gather(settings, store, ls, request, schema)
+    known, notes = known_project(store, ls, request)
+    if known is None:
+        check_new(request, check_model)
+        if request.project is not None:
+            _check_adoptable(ls, request.project, _label_config(request, schema))
+    else:
+        _check_unchanged(known, request)
+        notes += kept_settings(known, request)
+    found = _gather(settings, store, ls, request, schema, known)
     _check_readable(found.sources, settings.max_pixels)
-    project, created = _project(store, ls, request, schema)
+    project, created = (
+        (_make_project(store, ls, request, schema), True) if known is None else (known, False)
+    )
     with file_lock(project_lock(settings.home, project.id), what=f"import into {project.id}"):
         cut = Cut(settings.home, project.method, project.side_px, settings.max_pixels)
         images = import_images(store, project, found.sources, cut, progress=progress)
@@ -149,6 +166,7 @@ def initialise(
         pushed=pushed,
         open_questions=len(store.queries(project.id, status="open")),
         masks=_masks(settings, store, ls, project.id, request.from_project),
+        notes=notes,
         warnings=(
             *(method_warning(request) if created else ()),
             *color_warnings(request.classes, ClassSchema.from_json(project.schema_json)),
@@ -190,9 +208,13 @@ def _masks(
 
 
 def _gather(
-    settings: Settings, store: Store, ls: LabelStudio, request: InitRequest, schema: ClassSchema
+    settings: Settings,
+    store: Store,
+    ls: LabelStudio,
+    request: InitRequest,
+    schema: ClassSchema,
+    row: Project | None,
 ) -> Found:
-    row = _recorded(store, request)
     return gather(
         settings,
         ls,
@@ -223,25 +245,10 @@ def color_warnings(classes: str, schema: ClassSchema) -> tuple[str, ...]:
     )
 
 
-def _project(
+def _make_project(
     store: Store, ls: LabelStudio, request: InitRequest, schema: ClassSchema
-) -> tuple[Project, bool]:
-    known = _known_project(store, ls, request)
-    if known is not None:
-        _check_unchanged(known, request)
-        return known, False
-    if not request.images and request.from_project is None:
-        raise BackendError(
-            "no images to import",
-            hint="Give --images FOLDER, a glob or a .txt list, or --from-project N.",
-        )
-    method = request.method or default_method()
-    if method not in available_methods():
-        raise BackendError(
-            f"superpixel method {method!r} is not available here",
-            hint=f"Available: {', '.join(available_methods())}.",
-        )
-    label_config = build(schema, request.template, smallest_share=request.smallest_share)
+) -> Project:
+    label_config = _label_config(request, schema)
     project_id = request.project
     if project_id is None:
         project_id = ls.create_project(request.title, label_config)
@@ -253,7 +260,7 @@ def _project(
         schema_json=schema.to_json(),
         template=request.template,
         label_config=label_config,
-        method=method,
+        method=request.method or default_method(),
         side_px=request.side,
         seed=request.seed,
         budget_clicks=request.budget,
@@ -267,10 +274,21 @@ def _project(
         # Killed from here on, it says so, and the next call goes on with it.
         state="importing",
         push_held=not request.push,
-        per_image=0 if request.config.startswith("paper") else None,
+        per_image=_per_image(request),
     )
     store.add_project(row)
-    return row, True
+    return row
+
+
+def _label_config(request: InitRequest, schema: ClassSchema) -> str:
+    return build(schema, request.template, smallest_share=request.smallest_share)
+
+
+def _per_image(request: InitRequest) -> int | None:
+    """The paper's experiments had no limit; where somebody gives one, it is theirs."""
+    if request.config.startswith("paper") and "per_image" not in given(request):
+        return 0
+    return request.per_image
 
 
 def _check_readable(sources: Sequence[Source], max_pixels: int) -> None:
@@ -292,38 +310,23 @@ def _check_readable(sources: Sequence[Source], max_pixels: int) -> None:
         )
 
 
-def _known_project(store: Store, ls: LabelStudio, request: InitRequest) -> Project | None:
-    """The project that an earlier call made: by id, else by title if Label Studio still has it."""
-    row = _recorded(store, request)
-    if row is not None:
-        ls.project(row.id)  # raises where it was deleted there
-    return row
-
-
-def _recorded(store: Store, request: InitRequest) -> Project | None:
-    for row in store.projects():
-        if row.template == "image_masks":
-            continue
-        if row.id == request.project or (request.project is None and row.title == request.title):
-            return row
-    return None
-
-
 def _check_unchanged(row: Project, request: InitRequest) -> None:
     """Regions and classes of a project are fixed: labels would lose their meaning.
 
     Keys and colours that the class list leaves open are the project's, not those of a new one.
     """
     stored = ClassSchema.from_json(row.schema_json)
-    asked = ClassSchema.load(request.classes, like=stored)
-    given: Mapping[str, tuple[Any, Any]] = {
-        "--classes": (first_classes(asked, row), first_classes(stored, row)),
-        "--template": (request.template, row.template),
-        "--side": (request.side, row.side_px),
-        "--method": (request.method or row.method, row.method),
+    classes = ClassSchema.load(request.classes, like=stored)
+    fixed: Mapping[str, tuple[Any, Any]] = {
+        "classes": (first_classes(classes, row), first_classes(stored, row)),
+        "template": (request.template, row.template),
+        "side": (request.side, row.side_px),
+        "method": (request.method or row.method, row.method),
     }
-    for option, (asked, stored) in given.items():
-        if asked != stored:
+    asked_for = {"classes", *given(request)}
+    for name, (asked, stored) in fixed.items():
+        option = f"--{name}"
+        if name in asked_for and asked != stored:
             raise Conflict(
                 f"project {row.id} ({row.title!r}) was made with another {option}"
                 + ("" if option == "--classes" else f": {stored!r}, now asked for {asked!r}"),
@@ -339,38 +342,23 @@ def first_classes(schema: ClassSchema, row: Project) -> dict[str, Any]:
 
 
 def _adopt(ls: LabelStudio, project_id: int, label_config: str) -> None:
-    """Take over an existing Label Studio project; one that holds other work is refused."""
+    """Take over an existing Label Studio project."""
+    if not _check_adoptable(ls, project_id, label_config):
+        ls.update_project(project_id, label_config=label_config)
+
+
+def _check_adoptable(ls: LabelStudio, project_id: int, label_config: str) -> bool:
+    """Refuse a project that holds other work; whether it has our labelling setup already."""
     found = ls.project(project_id)
     current = str(found.get("label_config") or "").strip()
     if current == label_config:
-        return
+        return True
     if current not in ("", "<View></View>", "<View/>") and found.get("task_number"):
         raise Conflict(
             f"Label Studio project {project_id} has tasks and another labelling setup",
             hint="Leave --project out to make a new project; take its images with --from-project.",
         )
-    ls.update_project(project_id, label_config=label_config)
-
-
-def train_config(spec: str, overrides: tuple[str, ...], seed: int) -> TrainConfig:
-    """A training config by preset name or JSON file, with overrides.
-
-    Raises:
-        BackendError: unknown preset, or a file that is not a JSON object.
-    """
-    if spec in CONFIGS:
-        config = CONFIGS[spec]
-    elif Path(spec).is_file():
-        try:
-            config = TrainConfig.from_json(json.loads(Path(spec).read_text(encoding="utf-8")))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise BackendError(f"{spec} is not JSON: {error}", hint="Correct the file.") from error
-    else:
-        raise BackendError(
-            f"unknown training config {spec!r}",
-            hint=f"Give one of {', '.join(sorted(CONFIGS))}, or a JSON file.",
-        )
-    return config.with_overrides([*overrides, f"seed={seed}"])
+    return False
 
 
 def _first_questions(settings: Settings, store: Store, ls: LabelStudio, project: Project) -> int:

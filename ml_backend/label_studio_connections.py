@@ -128,5 +128,19 @@ class ConnectionCalls(Calls):
             raise
         return "created"
 
+    def disconnect(self, project_id: int, url: str) -> list[str]:
+        """Delete our ML backend at `url` and our webhook from the project; which of them it had."""
+        done = []
+        for row in self.ml_backends(project_id):
+            if row["url"].rstrip("/") == url:
+                self._delete_ml_backend(row["id"])
+                done.append("ML backend")
+        # After it: Label Studio makes a webhook for a backend, and leaves it when that goes.
+        for hook in self.webhooks(project_id):
+            if hook["url"] == f"{url}/webhook":
+                self._delete_webhook(hook["id"])
+                done.append("webhook")
+        return list(dict.fromkeys(done))
+
     def _delete_ml_backend(self, backend_id: int) -> None:
         self.call("an ML backend", lambda sdk: sdk.ml.delete(id=backend_id))

@@ -45,6 +45,18 @@ def dashboard_paths() -> dict[str, Any]:
         f"{project}/questions": {
             "post": _form("questions", "Ask for the next questions.", parameters=about)
         },
+        "/dashboard/archived": {"get": _page("archived", "The projects in the archive.")},
+        f"{project}/settings": {
+            "get": _page("settings", "The settings of a project.", about),
+            "post": _form("change_settings", "Change settings.", parameters=about),
+        },
+        f"{project}/pause": {"post": _form("pause", "Train and push nothing.", parameters=about)},
+        f"{project}/resume": {"post": _form("resume", "Go on.", parameters=about)},
+        f"{project}/archive": {"post": _form("archive", "Pause and hide.", parameters=about)},
+        f"{project}/forget": {
+            "get": _page("forgetting", "What forgetting deletes and keeps.", about),
+            "post": _form("forget_project", "Forget it.", ("title",), parameters=about),
+        },
         f"{project}/ask-again": {
             "post": _form("flagged_again", "Ask the flagged answers again.", parameters=about)
         },

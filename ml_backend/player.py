@@ -68,6 +68,14 @@ class Player:
             row = runtime.store.round(project_id, number)
             if row is None or row.state in ("done", "failed") or row.workflow_id != key:
                 return SUPERSEDED
+            project = runtime.project(project_id)
+            if row.state == "queued" and project.state not in ("active", "importing"):
+                # It waited behind others when somebody paused the project; resumed, it is due.
+                runtime.store.update_round(
+                    project_id, number, state="failed", finished_at=self.now(), retry_in_s=0.0,
+                    error=f"The project was {project.state} before the round began.",
+                )  # fmt: skip
+                return SUPERSEDED
             return round_steps.reconcile_labels(runtime, project_id, number)
 
     def snapshot(self, project_id: int, number: int) -> str:

@@ -402,15 +402,8 @@ def push_next(runtime: Runtime, project: Project) -> tuple[int, str | None]:
     log.info("project %s: %s questions pushed", project.id, pushed)
     if pushed or renews:
         return pushed, None
-    return 0, nothing_to_push(runtime.store, project.id)
-
-
-def nothing_to_push(store: Store, project_id: int) -> str:
-    """Why a push pushed nothing, for whoever asked for it."""
-    waiting = store.count_queries(project_id).get("open", 0)
-    if waiting:
-        return f"{waiting} questions are open: more are pushed when they are answered."
-    return "Every region that can be asked was asked."
+    waiting = runtime.store.count_queries(project.id).get("open", 0)
+    return 0, asking.nothing_to_push(waiting)
 
 
 def _push(

@@ -16,6 +16,7 @@ from ml_backend.labels import counting_labels
 from ml_backend.liveness import WorkerSign
 from ml_backend.settings import Settings
 from ml_backend.store import Store
+from ml_backend.trouble import trouble_advice
 from ml_backend.words import ENDED, duration, state_words, waits_for
 
 
@@ -39,6 +40,7 @@ def project_status(
         "title": project.title,
         "url": settings.project_page(project_id),
         "template": project.template,
+        "trouble_advice": trouble_advice(project),
         "method": project.method,
         "side_px": project.side_px,
         "model_version": project.model_version,
@@ -87,6 +89,11 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
     for row in status["rounds"]:
         if row["state"] not in ENDED:
             counts.add_row("now", escape(_now(row, status["waiting"])))
+    if status["state"] != "active":
+        counts.add_row("state", escape(status["state"]))
+    if status["trouble"]:
+        since = f"Since {status['trouble_at']:%Y-%m-%d %H:%M} UTC." if status["trouble_at"] else ""
+        counts.add_row("trouble", escape(f"{status['trouble']} {since} {status['trouble_advice']}"))
     for refused in status["refused"][:5]:
         counts.add_row("refused", escape(f"{refused['image']}: {refused['why']}"))
     rounds = Table(title="Rounds")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from ml_backend.store import Store
+from ml_backend.store import Project, Store
 
 LONGEST_PAUSE_S = 600.0
 
@@ -17,6 +17,28 @@ def note_trouble(store: Store, project_id: int, reason: str | None, at: datetime
     if row is None or row.trouble == reason:
         return
     store.update_project(project_id, trouble=reason, trouble_at=None if reason is None else at)
+
+
+# Of a project whose files are being removed; cut off, only forgetting it again helps.
+FORGETTING = "It is being forgotten, which was cut off."
+
+
+def trouble_advice(project: Project) -> str:
+    """What to do about a project's trouble; "" where it has none."""
+    if project.trouble is None:
+        return ""
+    forget = f"`pixbal project forget --project {project.id}`"
+    if project.trouble == FORGETTING:
+        return f"{forget} again ends it."
+    if "answered 404" in project.trouble:
+        return (
+            f"If it is gone for good, {forget} removes what is left of it here. If not, check "
+            "that LABEL_STUDIO_API_KEY is of its organisation."
+        )
+    return (
+        f"It is tried again by itself. `pixbal doctor --project {project.id}` looks at every "
+        "connection."
+    )
 
 
 @dataclass

@@ -117,9 +117,27 @@ class Worker:
         if not (came or found or asked) and now - self._decided < DECIDE_EVERY_S:
             return
         self._decided = now
-        for project in store.projects():
-            if project.template in REGION_TEMPLATES and project.state != "archived":
+        projects = store.projects()
+        if asked:
+            self._decline_unknown({project.id for project in projects})
+        for project in projects:
+            if project.template not in REGION_TEMPLATES:
+                continue
+            if project.state == "archived":
+                self._decline(project)
+            else:
                 self._attend(project)
+
+    def _decline(self, project: Project) -> None:
+        """Answer who asks something of an archived project; resumed, it must not begin with it."""
+        asked = [*self.cycle.requests(project.id), *self.cycle.pushes(project.id)]
+        asking.finish(self.runtime.store, asked, round_steps.why_no_push(project))
+
+    def _decline_unknown(self, known: set[int]) -> None:
+        """Nobody answers who asked something of a project just before it was forgotten."""
+        wishes = self.runtime.store.pending_events(actions=(*asking.TRAIN_ACTIONS, asking.PUSH))
+        lost = [event for event in wishes if event.project_id not in known]
+        asking.finish(self.runtime.store, lost, "The project is unknown here.")
 
     def _attend(self, project: Project) -> None:
         """Do what one project needs; its trouble is no other's."""
@@ -243,7 +261,7 @@ class Worker:
         if last is not None and last.state == "failed":
             attempt = last.attempts + 1
             number = last.number
-            key = workflow_id(project.id, number, attempt)
+            key = workflow_id(project, number, attempt)
             # By itself it goes on with what was frozen; asked for, it takes what is there now.
             anew = {} if trigger == "retry" else {"train_config": None}
             store.update_round(
@@ -252,7 +270,7 @@ class Worker:
             )  # fmt: skip
         else:
             number = last.number + 1 if last else 1
-            key = workflow_id(project.id, number, 1)
+            key = workflow_id(project, number, 1)
             if not store.start_round(project.id, number, trigger, key):
                 return None
         log.info("project %s: round %s queued (%s)", project.id, number, trigger)

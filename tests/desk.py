@@ -111,7 +111,7 @@ def open_site(tmp_path: Path) -> Iterator[Site]:
             )
             store.add_project(project)
             ls.server.add_project(project_id, project.label_config, sampling="Uncertainty sampling")
-            store.add_images(_images(project_id, tmp_path / f"p{project_id}"))
+            store.add_images(pool_images(project_id, tmp_path / f"p{project_id}"))
         runtime = Runtime(settings, store, ls)
         keeper = Keeper(store, settings.worker_id, settings.lease_s)
         engine = DurableEngine(Player(runtime, keeper))
@@ -124,7 +124,7 @@ def open_site(tmp_path: Path) -> Iterator[Site]:
             engine.shut_down()
 
 
-def _images(project_id: int, folder: Path) -> list[Any]:
+def pool_images(project_id: int, folder: Path) -> list[Any]:
     found = []
     for number, (name, image, regions, _) in enumerate(write_pool(folder, 4)):
         map_ = grid(40, 56)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reliability_faults import FAULTS
 from reliability_texts import FIGURES, GUARANTEES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,7 +185,22 @@ def as_markdown(record: Mapping[str, Any]) -> str:
         command = record["commands"].get(name)
         shown = f"`{command}`" if command else ""
         lines.append(f"| {meaning} (`{name}`) | {_value(record[name])} | {shown} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_faults()]) + "\n"
+
+
+def _faults() -> list[str]:
+    return [
+        "",
+        "## Faults of release 0.1.0 that people met",
+        "",
+        "| point | what went wrong | shown gone by | how that was seen failing |",
+        "|---|---|---|---|",
+        *(
+            f"| {fault.point} | {fault.what} | {_tests(dict.fromkeys(fault.tests, 'passed'))} "
+            f"| {fault.seen} |"
+            for fault in FAULTS
+        ),
+    ]
 
 
 def _tests(tests: Mapping[str, str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
 import pytest
 from reliability import Result, as_markdown, combine, make_record, marked_tests, merged
+from reliability_faults import FAULTS, Fault
 from reliability_texts import FIGURES, GUARANTEES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,6 +19,15 @@ def test_every_promise_has_a_marked_test() -> None:
     shown = set().union(*marked.values())
     assert sorted(set(GUARANTEES) - shown) == []
     assert shown <= set(GUARANTEES)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what[:40])
+def test_every_fault_that_people_met_has_tests_that_are_there(fault: Fault) -> None:
+    for test in fault.tests:
+        name, function = test.split("::")
+        tree = ast.parse((ROOT / "tests" / name).read_text(encoding="utf-8"))
+        found = [n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+        assert function in found, test
 
 
 def test_documents_name_the_marked_tests() -> None:

@@ -41,7 +41,7 @@ def row(site: Site, number: int) -> Round:
 
 def never_queued(site: Site) -> tuple[str, int]:
     """Killed, or the engine's disk full, between the row and the queue."""
-    site.store.start_round(4, 1, "labels", workflow_id(4, 1, 1))
+    site.store.start_round(4, 1, "labels", workflow_id(site.worker.runtime.project(4), 1, 1))
     return "", 1
 
 

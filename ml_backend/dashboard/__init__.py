@@ -3,4 +3,5 @@
 from __future__ import annotations
 
 from ml_backend.dashboard import answers as answers  # its routes
+from ml_backend.dashboard import manage as manage
 from ml_backend.dashboard.routes import attach as attach

@@ -30,6 +30,7 @@ from ml_backend.dashboard.surroundings import LabelStudioSign, worker_sign
 from ml_backend.errors import NotFound, Unauthorised
 from ml_backend.ingest import REGION_TEMPLATES
 from ml_backend.liveness import Watch, WorkerSign
+from ml_backend.project_states import why_nothing_is_asked
 from ml_backend.services import Services
 from ml_backend.status import project_status
 from ml_backend.store import Project
@@ -104,14 +105,29 @@ def logout() -> AnyResponse:
 
 @pages.get("/")
 def overview() -> str:
-    """Every project in short."""
+    """Every project in short, but for those in the archive."""
+    return _overview(archived=False)
+
+
+@pages.get("/archived")
+def archived() -> str:
+    """The projects in the archive."""
+    return _overview(archived=True)
+
+
+def _overview(*, archived: bool) -> str:
     store, workers = dashboard().services.store, dashboard().workers.look()
-    projects = [
-        (project_status(dashboard().services.settings, store, p.id), _job(p.id, workers))
-        for p in store.projects()
-        if p.template in REGION_TEMPLATES
-    ]
-    return render_template("overview.html", projects=projects, **_surroundings(workers))
+    found = [p for p in store.projects() if p.template in REGION_TEMPLATES]
+    shown = [p for p in found if (p.state == "archived") == archived]
+    settings = dashboard().services.settings
+    projects = [(project_status(settings, store, p.id), _job(p.id, workers)) for p in shown]
+    return render_template(
+        "overview.html",
+        projects=projects,
+        archived=archived,
+        others=len(found) - len(shown),
+        **_surroundings(workers),
+    )
 
 
 @pages.get(f"/projects/{PROJECT}")
@@ -168,9 +184,16 @@ def download(project_id: int, name: str) -> Response:
 
 
 def _asked(project_id: int, action: str, said: str) -> AnyResponse:
-    asking.ask(dashboard().services.store, known_project(project_id).id, action)
-    alive = any(worker.alive for worker in dashboard().workers.look())
-    flash(said if alive else f"{said} But {NO_WORKER}.")
+    store, row = dashboard().services.store, known_project(project_id)
+    idle = why_nothing_is_asked(row)
+    if idle is not None:
+        flash(f"{idle[:1].upper()}{idle[1:]}: resume it first.")
+    elif action == asking.PUSH and (waiting := asking.open_questions(store, row)):
+        flash(asking.nothing_to_push(waiting))
+    else:
+        asking.ask(store, row.id, action)
+        alive = any(worker.alive for worker in dashboard().workers.look())
+        flash(said if alive else f"{said} But {NO_WORKER}.")
     return redirect(link("dashboard.project", project_id=project_id), 303)
 
 

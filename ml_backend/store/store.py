@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 
 from ml_backend.store.engine import make_engine, migrate
 from ml_backend.store.events import Events
+from ml_backend.store.forgetting import Forgetting
 from ml_backend.store.labels import Labels
 from ml_backend.store.leases import Leases
 from ml_backend.store.projects import Projects
@@ -16,7 +17,7 @@ from ml_backend.store.queries import Queries
 from ml_backend.store.rounds import Rounds
 
 
-class Store(Projects, Queries, Events, Labels, Rounds, Leases):
+class Store(Projects, Queries, Events, Labels, Rounds, Leases, Forgetting):
     """Everything PixBal remembers besides files. Safe to share between threads.
 
     Every method is one transaction. Rows come out as frozen dataclasses.
