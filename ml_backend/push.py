@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from label_config import ClassSchema
 from ml_backend.copies import Walk, remove_copies
@@ -177,16 +178,31 @@ def _rescore_open(
         # An earlier try was cut off after Label Studio took the page, or the version was in use
         # before; ticks may have been decided otherwise then, and a version is to say one thing.
         have = ls.tasks_with_prediction(project.id, [q.task_id for q in page if q.task_id], version)
-        if have:
-            ls.delete_predictions(project.id, have)
-        ls.import_predictions(
-            project.id,
-            [
-                {"task": q.task_id, **region_prediction(q, schema, project.template, version)}
-                for q in renewed
-            ],
-        )
+        new = []
+        for query in renewed:
+            shown_now = region_prediction(query, schema, project.template, version)
+            if query.task_id not in have or not _corrected(ls, query.task_id, shown_now):
+                new.append({"task": query.task_id, **shown_now})
+        if new:
+            ls.import_predictions(project.id, new)
         store.update_query_scores(renewed)
+
+
+def _corrected(ls: LabelStudio, task_id: int, wanted: Mapping[str, Any]) -> bool:
+    """Change what a version's predictions of a task say; False where it has none any more.
+
+    They are never deleted: an annotator who has the task open would have her answer refused, since
+    it names the prediction that it began with.
+    """
+    rows = [
+        row
+        for row in ls.predictions(task_id)
+        if row.get("model_version") == wanted["model_version"]
+    ]
+    for row in rows:
+        if any(row.get(key) != value for key, value in wanted.items()):
+            ls.update_prediction(int(row["id"]), **wanted)
+    return bool(rows)
 
 
 def _activate(store: Store, ls: LabelStudio, project: Project, version: str) -> None:
