@@ -129,7 +129,8 @@ class Player:
             return ""
         # Random scores need no model, so they do not wait for a training that has the device.
         device = self._device() if project.current_version else ()
-        with self.turn(push_lease(project_id), *device):
+        # The device first: who waits for it, for hours maybe, keeps nobody else from pushing.
+        with self.turn(*device, push_lease(project_id)):
             # Looked at again: it may have been scored, paused or forgotten while this waited.
             project = runtime.store.project(project_id)
             if project is None or not self._lacks_scores(project):

@@ -5,15 +5,18 @@ A real worker with rounds and pushes that end within a look; Label Studio is the
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from inline_site import InlineSite, inline_site
+from inline_site import InlineSite, inline_site, open_worker
 
 from ml_backend import asking, round_steps
 from ml_backend.errors import NotFound
 from ml_backend.leases import push_lease
+from ml_backend.player import Player
 from ml_backend.version_use import activate
 
 __all__ = ["inline_site"]  # a fixture
@@ -161,3 +164,38 @@ def test_a_project_that_is_forgotten_in_its_trouble_stops_no_other(
     site.look()
     assert seen == []  # somebody looked just before it was gone
     assert site.open(5)
+
+
+def test_who_waits_for_the_gpu_keeps_nobody_from_the_questions(
+    inline_site: InlineSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another project trains for hours; this one can be pushed by command, or forgotten.
+
+    Seen failing with the lease of the questions taken before that of the device.
+    """
+    site = inline_site
+    site.play_round()
+    scores = site.worker.runtime.scores_path(4, "p4-r1")
+    scores.unlink()
+    keeper = site.engine.player.keeper
+    other = open_worker(site.worker.runtime, site.clock, "two").keeper
+    monkeypatch.setattr(Player, "_device", lambda self: ("gpu:one",))
+    asked: list[str] = []
+    real = keeper.take
+
+    def take(name: str) -> Any:
+        asked.append(name)
+        return real(name)
+
+    monkeypatch.setattr(keeper, "take", take)
+    with other.turn("gpu:one"):
+        waiting = threading.Thread(target=site.engine.player.score_for_push, args=(4,))
+        waiting.start()
+        while asked.count("gpu:one") < 2:
+            time.sleep(0.01)
+        lease = site.store.lease(push_lease(4))
+        assert lease is None or lease.holder is None
+        with other.turn(push_lease(4), wait=False) as held:
+            assert held
+    waiting.join()
+    assert scores.exists()
