@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,34 +175,24 @@ def _rescore_open(
     for start in range(0, len(stale), PAGE):
         page = stale[start : start + PAGE]
         renewed = [scored(q, project, names, version, scores, shown) for q in page]
-        # An earlier try was cut off after Label Studio took the page, or the version was in use
-        # before; ticks may have been decided otherwise then, and a version is to say one thing.
         have = ls.tasks_with_prediction(project.id, [q.task_id for q in page if q.task_id], version)
-        new = []
-        for query in renewed:
-            shown_now = region_prediction(query, schema, project.template, version)
-            if query.task_id not in have or not _corrected(ls, query.task_id, shown_now):
-                new.append({"task": query.task_id, **shown_now})
-        if new:
-            ls.import_predictions(project.id, new)
+        said = {q.task_id or 0: region_prediction(q, schema, project.template, version)
+                for q in renewed}  # fmt: skip
+        for task_id in sorted(have & said.keys()):
+            _renew_prediction(ls, task_id, version, said.pop(task_id))
+        ls.import_predictions(project.id, [{"task": task, **it} for task, it in said.items()])
         store.update_query_scores(renewed)
 
 
-def _corrected(ls: LabelStudio, task_id: int, wanted: Mapping[str, Any]) -> bool:
-    """Change what a version's predictions of a task say; False where it has none any more.
+def _renew_prediction(ls: LabelStudio, task_id: int, version: str, said: dict[str, Any]) -> None:
+    """Change what a version said of a task before: it is in use again, or a try was cut off.
 
-    They are never deleted: an annotator who has the task open would have her answer refused, since
-    it names the prediction that it began with.
+    Ticks may have been decided otherwise then. In place, since an annotator's page that is open
+    names the prediction: with that gone, her answer would be refused.
     """
-    rows = [
-        row
-        for row in ls.predictions(task_id)
-        if row.get("model_version") == wanted["model_version"]
-    ]
-    for row in rows:
-        if any(row.get(key) != value for key, value in wanted.items()):
-            ls.update_prediction(int(row["id"]), **wanted)
-    return bool(rows)
+    for prediction in ls.predictions(task_id):
+        if prediction["model_version"] == version:
+            ls.update_prediction(int(prediction["id"]), **said)
 
 
 def _activate(store: Store, ls: LabelStudio, project: Project, version: str) -> None:
