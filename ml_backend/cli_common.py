@@ -22,6 +22,10 @@ def load_settings() -> Settings:
     return Settings.from_env(os.environ)
 
 
+# An id of Label Studio's: nothing larger fits a database.
+ID = click.IntRange(1, 2**63 - 1)
+
+
 def open_all() -> tuple[Settings, Store, LabelStudio]:
     """Settings, the store (migrated), and a client of Label Studio."""
     from ml_backend.label_studio import LabelStudio

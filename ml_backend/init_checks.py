@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.failures import reason_of
 from ml_backend.label_studio import LabelStudio, Refused
-from ml_backend.project_settings import SETTINGS, CheckModel, check_title
+from ml_backend.project_settings import SETTINGS, CheckModel
 from ml_backend.store import Project, Store
 from ml_backend.train_settings import differences, overridden, train_config
 from ml_backend.trouble import FORGETTING, note_trouble
@@ -46,10 +46,7 @@ def check_new(request: InitRequest, check_model: CheckModel) -> None:
             "no images to import",
             hint="Give --images FOLDER, a glob or a .txt list, or --from-project N.",
         )
-    try:
-        check_title(request.title)
-    except ValueError as error:
-        raise BackendError(f"--title: {error}", hint="Give another --title.") from error
+    _check_values(request)
     method = request.method or default_method()
     if method not in available_methods():
         raise BackendError(
@@ -115,6 +112,7 @@ def kept_settings(row: Project, request: InitRequest) -> tuple[str, ...]:
     Raises:
         BackendError, ConfigError: a value that no project could have.
     """
+    _check_values(request)
     asked = given(request)
     kept, command = [], []
     for field, name in CHANGEABLE.items():
@@ -141,6 +139,16 @@ def kept_settings(row: Project, request: InitRequest) -> tuple[str, ...]:
             "first questions were drawn with it"
         )
     return tuple(lines)
+
+
+def _check_values(request: InitRequest) -> None:
+    """Refuse what `pixbal project set` would refuse: bounds of the command line let NaN pass."""
+    for field, name in CHANGEABLE.items():
+        setting = SETTINGS[name]
+        try:
+            setting.parse(setting.show(getattr(request, field)))
+        except ValueError as error:
+            raise BackendError(f"--{name}: {error}", hint=f"Give another --{name}.") from error
 
 
 def _training_asked(row: Project, request: InitRequest, asked: frozenset[str]) -> list[str]:

@@ -130,6 +130,29 @@ def test_a_question_has_one_prediction_of_a_version_that_comes_back(site: Site) 
     assert site.shown(query) == ("p4-r1", [])
 
 
+def test_an_annotator_who_has_a_question_open_can_answer_it_after_a_roll_back(
+    site: Site,
+) -> None:
+    """Label Studio refuses an answer that names a prediction which is gone.
+
+    Seen failing with the predictions of the version that comes back deleted and made anew.
+    """
+    site.round()
+    site.store.update_project(PROJECT, train_every=1)
+    site.answer(site.open()[0], "Grass")
+    site.look(2)
+    assert site.project.current_version == "p4-r2"
+    site.store.update_project(PROJECT, train_every=None, preticks="never")
+    tasks = site.ls.server.projects[PROJECT].tasks
+    before = {q.task_id: {row["id"] for row in tasks[q.task_id].predictions} for q in site.open()}  # type: ignore[index]
+    activate(site, "p4-r1")
+    assert {q.model_version for q in site.open()} == {"p4-r1"}
+    for task_id, named in before.items():
+        rows = tasks[task_id].predictions  # type: ignore[index]
+        assert named <= {row["id"] for row in rows}
+        assert len([row for row in rows if row["model_version"] == "p4-r1"]) == 1
+
+
 def test_roll_back_while_a_round_runs_and_while_label_studio_is_away(site: Site) -> None:
     """Seen failing without `choose`: a batch of the older version's came beside the round."""
     site.round()
