@@ -237,7 +237,10 @@ def test_five_hundred_events_while_a_round_runs_make_one_more(
         assert len(store.labels(4)) == TASKS
         for number in (1, 2):
             store.update_round(4, number, state="done")
-            worker.cycle._trained[4, number] = trainable_labels(store, 4) if number == 2 else {}
+            row = store.round(4, number)
+            assert row is not None
+            known = trainable_labels(store, 4) if number == 2 else {}
+            worker.cycle._trained[row.workflow_id] = known
             for _ in range(3):
                 decide(worker)
             assert started == [2]
