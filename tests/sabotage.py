@@ -360,4 +360,16 @@ SABOTAGES: tuple[Sabotage, ...] = (
         " if _still_unanswered(ls, t)]", "]",
         ("test_copies.py::test_a_copy_that_was_answered_since_the_walk_stays",),
     ),
+    Sabotage(
+        31, "a repeated init ignores other values without a word", "ml_backend/init.py",
+        "        notes += kept_settings(known, request)\n", "",
+        ("test_init_again.py::test_every_ignored_option_is_named_and_the_command_changes_them",
+         "test_init_again.py::test_lower_the_learning_rate_as_the_operations_page_says"),
+    ),
+    Sabotage(
+        31, "a changed setting is shown and not kept", "ml_backend/change_project.py",
+        "        store.update_project(project.id, **changes)\n    return",
+        "        pass\n    return",
+        ("test_project_settings.py::test_every_setting_can_be_changed",),
+    ),
 )  # fmt: skip
