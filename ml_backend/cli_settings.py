@@ -163,7 +163,10 @@ def _tell(plan: ForgetPlan) -> None:
 
 def _back_up(settings: Settings, file: Path) -> None:
     from ml_backend.backup import make_backup
+    from ml_backend.errors import Conflict
 
+    if file.exists():  # `pixbal backup` would advise its own --force
+        raise Conflict(f"{file} exists, so nothing was forgotten.", hint="Choose another name.")
     made: Any = make_backup(settings, file)
     click.echo(f"backup: {made.path}, {made.rows} rows, {made.files} files")
 

@@ -184,7 +184,7 @@ def _heldout(image: Image) -> HeldoutItem:
     if image.mask_path is None:
         raise BackendError(
             f"held-out image {image.source} has no mask",
-            hint="Import it with its mask: `pixbal init --heldout FOLDER` (images/ and masks/).",
+            hint="Import it with its mask: `pixbal images heldout add FOLDER` (images/, masks/).",
         )
     return HeldoutItem(image.image_id, Path(image.path), Path(image.mask_path))
 

@@ -158,6 +158,8 @@ def test_a_backup_that_cannot_be_made_stops_it(line: CommandLine, tmp_path: Path
     there.write_text("")
     line.run("project", "forget", "--project", "1", "--yes", "--backup", str(there), code=1)
     assert "exists" in line.said
+    # "... or add --force" is of `pixbal backup`: there is no such option here.
+    assert "hint: Choose another name." in line.said
     assert line.project(1).state == "active"
 
 

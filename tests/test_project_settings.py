@@ -186,6 +186,8 @@ def test_fixed_settings_say_why(tmp_path: Path) -> None:
             with pytest.raises(WrongSettings) as caught:
                 change(store, {fixed.name: "1"})
             assert caught.value.faults == {fixed.name: fixed.why}
+            # Classes can be added, so "never changes" alone would mislead.
+            assert ("`pixbal classes append`" in fixed.why) == (fixed.name == "classes")
         with pytest.raises(WrongSettings, match="there are title, budget"):
             change(store, {"colour": "red"})
 
