@@ -18,7 +18,6 @@ from training.class_lists import read_class_list
 from training.datasets import pair_folders
 from training.errors import DataError, TrainingError
 from training.images import ACCEPTED_PIXELS, content_id, image_size, read_mask
-from training.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -137,16 +136,6 @@ def check_stored(image: Image, pool: Collection[str]) -> None:
             hint="`pixbal images heldout replace FOLDER` reads every mask, `pixbal images heldout "
             f"remove {image.image_id}` takes this one out; then `pixbal train`.",
         )
-
-
-def same_heldout(snapshot: Snapshot, images: Sequence[Image]) -> bool:
-    """Whether the held-out images of a snapshot are still those of the store, masks included.
-
-    Args:
-        images: `store.images(project_id, split="heldout", status="ready")`.
-    """
-    frozen = {(i.image_id, snapshot.file_hash(i.mask)[:24]) for i in snapshot.heldout}
-    return frozen == {(i.image_id, Path(i.mask_path or "").stem) for i in images}
 
 
 def _void(root: Path, schema: ClassSchema) -> int:

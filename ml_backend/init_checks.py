@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.failures import reason_of
 from ml_backend.label_studio import LabelStudio, Refused
-from ml_backend.project_settings import SETTINGS, CheckModel, check_config, check_title
+from ml_backend.project_settings import SETTINGS, CheckModel, check_title
 from ml_backend.store import Project, Store
 from ml_backend.train_settings import differences, overridden, train_config
 from ml_backend.trouble import FORGETTING, note_trouble
@@ -56,8 +56,7 @@ def check_new(request: InitRequest, check_model: CheckModel) -> None:
             f"superpixel method {method!r} is not available here",
             hint=f"Available: {', '.join(available_methods())}.",
         )
-    config = train_config(request.config, request.overrides, request.seed)
-    check_config(config, check_model)
+    check_model(train_config(request.config, request.overrides, request.seed).model)
 
 
 def known_project(

@@ -11,7 +11,7 @@ from label_config import ClassSchema
 from ml_backend.errors import BackendError
 from ml_backend.store import Project
 from ml_backend.train_settings import differences, overridden, preset_of, train_config
-from training.config import ACQUISITIONS, CONFIGS, ModelConfig, TrainConfig
+from training.config import CONFIGS, ModelConfig, TrainConfig
 from training.errors import TrainingError
 
 # Label Studio's own limits.
@@ -250,19 +250,9 @@ def _training(
     after = (
         train_config(config, overrides, before.seed) if config else overridden(before, overrides)
     )
-    check_config(after, None if after.model == before.model else check_model)
+    if after.model != before.model:
+        check_model(after.model)
     return after.to_json()
-
-
-def check_config(config: TrainConfig, check_model: CheckModel | None) -> None:
-    """Raise ConfigError or BackendError for a config that a round would fail with."""
-    if config.acquisition.name not in ACQUISITIONS:
-        raise BackendError(
-            f"acquisition.name: there is no acquisition {config.acquisition.name!r}",
-            hint=f"Give one of {', '.join(ACQUISITIONS)}.",
-        )
-    if check_model is not None:
-        check_model(config.model)
 
 
 def changes_in_words(before: Project, changes: Mapping[str, Any]) -> list[str]:

@@ -71,5 +71,5 @@ def open_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> CommandL
         "PIXBAL_MEDIA_KEY": MEDIA_KEY,
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("ml_backend.label_studio.LabelStudio", line.client)
+    monkeypatch.setattr("ml_backend.label_studio.LabelStudio.of", line.client)
     return line

@@ -308,3 +308,23 @@ def test_live_a_refused_address_names_the_variables(
     assert "USE_DEFAULT_BANNED_SUBNETS=false" in caught.value.hint
     assert ls.webhooks(project.id) == []
     assert ls.ml_backends(project.id) == []
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_live_disconnected_leaves_nothing_of_ours_and_all_of_theirs(
+    ls: LabelStudio, project: Project, backend: tuple[BackendServer, Settings]
+) -> None:
+    """What forgetting does; Label Studio's own limits of a title, too."""
+    server, settings = backend
+    connect(ls, settings, project.id, project.label_config, "r0")
+    ls.import_tasks(project.id, [question()])
+    assert ls.disconnect(project.id, server.url) == ["ML backend", "webhook"]
+    assert (ls.webhooks(project.id), ls.ml_backends(project.id)) == ([], [])
+    assert len(list(ls.tasks(project.id, with_annotations=True))) == 1
+    assert ls.disconnect(project.id, server.url) == []
+    for title in ("abc", "x" * 50):
+        ls.update_project(project.id, title=title)
+    for title in ("ab", "x" * 51):
+        with pytest.raises(Refused, match="400"):
+            ls.update_project(project.id, title=title)

@@ -12,6 +12,7 @@ import pytest
 from backend_helpers import (
     WEBHOOK_SECRET,
     assert_error,
+    at,
     make_label,
     make_project,
     make_query,
@@ -202,7 +203,8 @@ def test_what_comes_later_is_answered_as_for_an_unknown_project(line: CommandLin
     with line.store() as store:
         client = create_app(Services(load_settings(), store)).test_client()
         for action in ("ANNOTATION_CREATED", "START_TRAINING"):
-            about = {"annotation": {"id": 1, "task": 1}, "task": {"id": 1}}
+            answer_ = {"id": 1, "task": 1, "result": [], "updated_at": at(0).isoformat()}
+            about = {"annotation": answer_, "task": {"id": 1}}
             body = {"action": action, "project": {"id": 1}, **about}
             answer = client.post("/webhook", json=body, headers={SECRET_HEADER: WEBHOOK_SECRET})
             assert "unknown here" in assert_error(answer, 404)["error"]
@@ -325,3 +327,14 @@ def test_the_plan_changes_nothing_and_knows_the_size(site: InlineSite) -> None:
     )  # fmt: skip
     with pytest.raises(NotFound):
         plan_forgetting(settings, site.store, 77)
+
+
+def test_the_doctor_names_a_project_that_is_gone(site: InlineSite) -> None:
+    from ml_backend.doctor_project import examine_project
+
+    site.ls.server.delete_project(4)
+    settings, project = site.worker.runtime.settings, site.worker.runtime.project(4)
+    (check,) = examine_project(settings, site.store, site.ls, project)
+    assert check.ok is False
+    assert "404" in check.detail
+    assert "`pixbal project forget --project 4`" in check.advice

@@ -8,18 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend_helpers import make_image, make_project, make_schema, make_store
+from backend_helpers import make_project, make_schema, make_store
 from numpy.typing import NDArray
 from PIL import Image
 
 from label_config import ClassInfo, ClassSchema
 from ml_backend.errors import BackendError
-from ml_backend.heldout import read_heldout, same_heldout
+from ml_backend.heldout import read_heldout
 from ml_backend.pool import Cut, Source, import_images
 from ml_backend.store import Store
 from training.errors import DataError
 from training.images import read_mask
-from training.snapshot import HeldoutItem, SnapshotItem, write_snapshot
 
 H, W = 12, 16
 ROAD, SKY, CAR = (128, 64, 128), (128, 128, 128), (0, 0, 142)
@@ -236,25 +235,6 @@ def test_a_corrected_picture_takes_the_place_of_the_old_one(store: Store, tmp_pa
     assert (report.heldout, report.replaced) == (1, 1)
     assert len(kept(store)) == 1
     assert len(store.images(4, split="heldout", status="removed")) == 1
-
-
-def test_a_snapshot_knows_whether_its_heldout_images_still_hold(
-    store: Store, tmp_path: Path
-) -> None:
-    folder = put(tmp_path / "h", INDICES, INDICES)
-    take(store, folder, tmp_path)
-    images = store.images(4, split="heldout", status="ready")
-    items = [HeldoutItem(i.image_id, Path(i.path), Path(i.mask_path or "")) for i in images]
-    snapshot = write_snapshot(
-        tmp_path / "s", classes=["Road"], undefined=True, heldout=items,
-        items=[SnapshotItem("p", Path(images[0].path), Path(images[0].regions_path), {})],
-    )  # fmt: skip
-    assert same_heldout(snapshot, images)
-    assert not same_heldout(snapshot, images[:1])
-    assert not same_heldout(snapshot, [*images, make_image(split="heldout", mask_path="m/x.png")])
-    Image.fromarray(INDICES[::-1].copy()).save(folder / "masks" / "1.png")
-    take(store, folder, tmp_path)
-    assert not same_heldout(snapshot, store.images(4, split="heldout", status="ready"))
 
 
 def test_equal_colours_mean_the_first_class() -> None:

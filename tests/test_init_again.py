@@ -85,7 +85,7 @@ def test_what_nobody_gave_is_not_asked_for(line: CommandLine) -> None:
         (("--set", "stage1.lr=-1"), "lr must be positive rates", ""),
         (("--set", "device=cuda"), "device cannot be set", "PIXBAL_DEVICE"),
         (("--set", "seed=3"), "seed cannot be set", "--seed"),
-        (("--set", "acquisition.name=best"), "no acquisition 'best'", "pixbal, bvsb"),
+        (("--set", "acquisition.name=best"), "acquisition.name must be one of pixbal", "name"),
         (("--set", "model.encoder=resnet9000"), "no model named 'resnet9000'", "list_models"),
         (("--set", 'model.weights="/nowhere.safetensors"'), "names no file", "imagenet"),
         (("--title", "ab"), "titles of 3 to 50 characters, got 2", "--title"),

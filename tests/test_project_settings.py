@@ -15,7 +15,7 @@ from label_config import read
 from ml_backend.change_project import change_project
 from ml_backend.errors import BackendError, Conflict, NotFound
 from ml_backend.project_settings import SETTINGS, WrongSettings, fixed_settings
-from ml_backend.store import Project, Store
+from ml_backend.store import Store
 from ml_backend.train_settings import check_model_aside, preset_of
 from training.config import CONFIGS, ModelConfig, TrainConfig
 from training.errors import ConfigError
@@ -116,7 +116,7 @@ def test_every_fault_is_named_at_once(line: CommandLine) -> None:
         (("--set", "stage1.speed=3"), "no setting named 'speed'"),
         (("--set", "stage1.lr"), "name=value"),
         (("--set", "threads=2"), "PIXBAL_THREADS"),
-        (("--set", "acquisition.name=best"), "no acquisition 'best'"),
+        (("--set", "acquisition.name=best"), "acquisition.name must be one of"),
         (("--set", "model.encoder=resnet9000"), "no model named 'resnet9000'"),
         (("--config", "huge"), "unknown training config 'huge'"),
     ],
@@ -175,6 +175,8 @@ def test_the_smallest_share_warns_and_keeps_the_choices(line: CommandLine) -> No
     assert line.server.projects[4].fields["label_config"] == row.label_config
     after = read(row.label_config)
     assert (after.schema, after.template) == (before.schema, before.template)
+    assert "covers at least 30 % of" in row.label_config
+    assert "30 %" in line.server.projects[4].fields["expert_instruction"]
 
 
 def test_fixed_settings_say_why(tmp_path: Path) -> None:
@@ -252,10 +254,6 @@ def test_presets_are_recognised(name: str) -> None:
 def test_without_a_wish_the_command_says_how(line: CommandLine) -> None:
     line.run("project", "set", code=2)
     assert "pixbal project show" in line.said
-
-
-def row_of(line: CommandLine) -> Project:
-    return line.project(4)
 
 
 def test_help_names_every_setting(line: CommandLine) -> None:

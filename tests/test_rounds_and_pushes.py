@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from inline_site import InlineSite, inline_site, open_worker
+from PIL import Image
 
 from ml_backend import asking, round_steps
 from ml_backend.errors import Conflict
@@ -480,6 +481,34 @@ def version_config(folder: str) -> dict[str, Any]:
     from training.versions import Version
 
     return Version.load(Path(folder)).config.to_json()
+
+
+def test_a_corrected_held_out_mask_is_taken_after_a_failure(
+    inline_site: InlineSite, tmp_path: Path
+) -> None:
+    """An older release took the mask by its header; the round failed, and failed again for good.
+
+    Seen failing (the same failure) with the snapshot of the first try used again.
+    """
+    site = inline_site
+    image, masks = site.store.images(5)[0], []
+    for name, shape in (("wrong", (40, 56, 3)), ("right", (40, 56))):
+        masks.append(tmp_path / f"{name}.png")
+        Image.fromarray(np.random.default_rng(0).integers(0, 2, shape, np.uint8)).save(masks[-1])
+    held = replace_image(image, image_id="held", split="heldout", mask_path=str(masks[0]))
+    site.store.add_images([held])
+    while not site.open():
+        site.look()
+    site.answer_all()
+    site.look()
+    failed = site.round(1)
+    assert failed.state == "failed"
+    assert "mask" in (failed.error or "")
+    site.store.update_image(4, "held", mask_path=str(masks[1]))
+    asking.ask(site.store, 4, asking.TRAIN)
+    site.look()
+    assert (site.round(1).state, site.round(1).attempts) == ("done", 2)
+    assert site.store.versions(4)[-1].metrics["miou"] >= 0
 
 
 def test_new_settings_after_a_failure_count_when_training_is_asked_for(

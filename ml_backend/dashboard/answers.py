@@ -31,8 +31,8 @@ def flagged_again(project_id: int) -> AnyResponse:
     """Ask the flagged answers again, as `pixbal ask-again --flagged` does."""
     services, row = dashboard().services, known_project(project_id)
     settings = services.settings
-    ls = LabelStudio(settings.label_studio_url, settings.label_studio_api_key)
-    runtime = Runtime(settings, services.store, ls)  # nothing is asked of Label Studio here
+    # Nothing is asked of Label Studio here.
+    runtime = Runtime(settings, services.store, LabelStudio.of(settings))
     wanted = ask_again.by_flags(services.store, row)
     asked = str(ask_again.ask_again(runtime, row, wanted)) if wanted else "No answer is flagged."
     flash(asked)
