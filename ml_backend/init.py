@@ -139,7 +139,8 @@ def initialise(
     if not store.images(project.id, split="pool", status="ready"):
         raise BackendError(
             f"none of the {len(found.sources)} images can be used",
-            hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
+            hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3])
+            or f"They were removed: `pixbal images add --project {project.id} ...` brings them back.",
         )
     current = project.model_version or NO_MODEL
     connected = connect(ls, settings, project.id, project.label_config, current)

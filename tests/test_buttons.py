@@ -45,6 +45,11 @@ delivery = st.sampled_from(["now", "now", "twice", "late", "never"])
 which = st.integers(0, 30)
 workers = st.sampled_from(["a", "b"])
 STEPS_OF_A_ROUND = ("reconcile", "snapshot", "train", "publish", "score", "push", "finish")
+SETTINGS = (
+    ("budget", "2"), ("budget", "6"), ("per-image", "1"), ("per-image", "auto"),
+    ("preticks", "always"), ("preticks", "never"), ("train-every", "1"), ("train-every", "batch"),
+    ("title", "another title"), ("smallest-share", "0.1"), ("budget", "-1"),
+)  # fmt: skip
 METHODS = ("*", "tasks", "import_tasks", "import_predictions", "update_project", "delete_tasks",
            "project", "annotations")  # fmt: skip
 
@@ -131,15 +136,63 @@ class Buttons(RuleBasedStateMachine):
         if chosen is not None:
             self.office.push_command(chosen)
 
+    @rule(project=which, way=st.sampled_from(["task", "annotator", "flags"]), number=which)
+    def ask_again(self, project: int, way: str, number: int) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.ask_again(chosen, way, number)
+
+    @rule(project=which, number=which)
+    def activate(self, project: int, number: int) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.activate(chosen, number)
+
+    @rule(project=which, how=st.sampled_from(["pause", "resume", "resume", "archive"]))
+    def move(self, project: int, how: str) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.move(chosen, how)
+
+    @rule(project=which, typed=st.booleans(), sure=st.integers(0, 2))
+    def forget(self, project: int, typed: bool, sure: int) -> None:
+        chosen = self.pick(project)
+        if chosen is not None and sure == 0:
+            self.office.forget(chosen, typed=typed)
+
+    @rule(project=which, setting=st.sampled_from(SETTINGS))
+    def change_a_setting(self, project: int, setting: tuple[str, str]) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.change(chosen, *setting)
+
+    @rule(project=which, number=which, back=st.booleans())
+    def change_the_images(self, project: int, number: int, back: bool) -> None:
+        chosen = self.pick(project)
+        if chosen is None or not self.office.store.images(chosen, split="pool"):
+            return
+        if back:
+            self.office.add_images(chosen)
+        else:
+            self.office.remove_image(chosen, number)
+
+    @rule(project=which, name=st.sampled_from(["Tram", "Sea"]))
+    def append_a_class(self, project: int, name: str) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.append_class(chosen, name)
+
     # -- the annotators
 
     @rule(project=which, answer=answers, skip=st.sampled_from([False, False, False, True]),
-          how=delivery, count=st.integers(1, 4))  # fmt: skip
-    def answer(self, project: int, answer: Answer, skip: bool, how: str, count: int) -> None:
+          how=delivery, count=st.integers(1, 4), seconds=st.sampled_from([4.0, 4.0, 0.5]))  # fmt: skip
+    def answer(
+        self, project: int, answer: Answer, skip: bool, how: str, count: int, seconds: float
+    ) -> None:
         chosen = self.there(project)
         for task in self.office.unanswered(chosen or 0)[:count]:
             assert chosen is not None
-            self.office.annotate(chosen, task, answer, skip)
+            self.office.annotate(chosen, task, answer, skip, seconds)
             self.office.hear(how)
 
     @rule(project=which, task=which, answer=answers, how=delivery)
