@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -249,6 +249,12 @@ class Office:
         made = self.server.annotate(task_id, result, skip=skip, lead_time=lead_time)
         self.answers.setdefault(project_id, set()).add(made["id"])
 
+    def answer_batch(self, project_id: int, answers: Sequence[Answer]) -> None:
+        """Somebody answers whatever there is, and every message arrives."""
+        for number, task in enumerate(self.unanswered(project_id)):
+            self.annotate(project_id, task, answers[number % len(answers)], skip=False)
+            self.hear("now")
+
     def delete_annotation(self, project_id: int, annotation_id: int) -> None:
         self.server.delete_annotation(annotation_id)
         self.answers[project_id].discard(annotation_id)
@@ -300,6 +306,21 @@ class Office:
             pass  # as in Worker.run
         finally:
             self.server.faults.rules[:] = [r for r in self.server.faults.rules if r.times != 0]
+
+    def answer_copies(self) -> None:
+        """Somebody answers the newest of the tasks that ask one question, if nobody did."""
+        for project_id, there in self.server.projects.items():
+            asked: dict[Any, list[int]] = {}
+            for task in there.tasks.values():
+                asked.setdefault(question_of({"data": task.data}), []).append(task.id)
+            for tasks in asked.values():
+                if len(tasks) > 1 and not there.of_task(max(tasks)):
+                    self.annotate(project_id, max(tasks), Answer("classes", ("Grass",)), False)
+
+    def pushed_twice(self, *, walks: int) -> None:
+        """The next tasks are made twice, and copies are answered when a walk has seen them."""
+        self.server.double("import_tasks")
+        self.server.after("tasks", self.answer_copies, times=walks)
 
     def die_at(self, name: str, step: str) -> None:
         """The worker will end before this step of a round."""
@@ -483,6 +504,17 @@ class Office:
             found = (used, project.model_version)
             says = f"Label Studio and we use {found}, not {wanted}"
             assert found == (wanted, wanted), f"{says}: {self.story(project)}"
+            self._check_scores(project, wanted)
+
+    def _check_scores(self, project: Project, version: str) -> None:
+        """What Label Studio hands out has the scores that it orders by."""
+        there = self.server.projects[project.id]
+        ready = {i.image_id for i in self.store.images(project.id, split="pool", status="ready")}
+        for query in self.store.queries(project.id, status="open"):
+            assert query.image_id in ready, f"{query} is about an image that was removed"
+            assert query.model_version == version, f"{query} has scores of another version"
+            shown = {p["model_version"] for p in there.tasks[query.task_id or 0].predictions}
+            assert version in shown, f"{query} comes last: {shown}"
 
     def _check_moves(self, project: Project) -> None:
         """Whether somebody or something can go on; if not, why not is written."""
