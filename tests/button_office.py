@@ -317,10 +317,10 @@ class Office:
                 if len(tasks) > 1 and not there.of_task(max(tasks)):
                     self.annotate(project_id, max(tasks), Answer("classes", ("Grass",)), False)
 
-    def pushed_twice(self, *, walks: int) -> None:
+    def pushed_twice(self) -> None:
         """The next tasks are made twice, and copies are answered when a walk has seen them."""
         self.server.double("import_tasks")
-        self.server.after("tasks", self.answer_copies, times=walks)
+        self.server.after("tasks", self.answer_copies, times=None)
 
     def die_at(self, name: str, step: str) -> None:
         """The worker will end before this step of a round."""
