@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from ml_backend.errors import Conflict, NotFound
 from ml_backend.ingest import REGION_TEMPLATES
 from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
+from ml_backend.locks import file_lock, project_lock
 from ml_backend.project_settings import CheckModel, changes_in_words, wanted_changes
 from ml_backend.settings import Settings
 from ml_backend.store import Project, Store
@@ -38,9 +40,31 @@ def change_project(
 
     Raises:
         WrongSettings: with every fault; nothing was changed.
-        NotFound: no such project. Conflict: it has no settings. LabelStudioError: it refuses.
+        NotFound: no such project. Conflict: it has no settings, or its labelling setup is at work
+            (an import, classes that are appended). LabelStudioError: it refuses.
     """
-    project = region_project(store, project_id)
+    with ExitStack() as stack:
+        if "smallest-share" in wanted:
+            # It changes the setup, as appended classes do: neither may write over the other's.
+            path = project_lock(settings.home, project_id)
+            stack.enter_context(file_lock(path, what=f"import into {project_id}", wait=False))
+        return _change(
+            settings, store, label_studio, region_project(store, project_id), wanted,
+            config=config, overrides=overrides, check_model=check_model,
+        )  # fmt: skip
+
+
+def _change(
+    settings: Settings,
+    store: Store,
+    label_studio: Callable[[], LabelStudio],
+    project: Project,
+    wanted: Mapping[str, str],
+    *,
+    config: str | None,
+    overrides: Sequence[str],
+    check_model: CheckModel,
+) -> list[str]:
     changes = wanted_changes(
         project, store.projects(), wanted,
         config=config, overrides=overrides, check_model=check_model,

@@ -12,8 +12,10 @@ from ml_backend import cli_common
     epilog="Examples: pixbal ask-again --flagged  |  pixbal ask-again --task 812  |  "
     "pixbal ask-again --annotator 2 --last 5",
 )
-@click.option("--project", type=int, help="Label Studio project id.")
-@click.option("--task", type=int, help="The region that this Label Studio task asks about.")
+@click.option("--project", type=cli_common.ID, help="Label Studio project id.")
+@click.option(
+    "--task", type=cli_common.ID, help="The region that this Label Studio task asks about."
+)
 @click.option("--region", help="The region of this name, IMAGE:INDEX, as tasks carry it.")
 @click.option("--flagged", is_flag=True, help="Answers that nobody may have looked at.")
 @click.option("--annotator", help="What this user of Label Studio answered (the id, a number).")

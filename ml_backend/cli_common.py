@@ -22,6 +22,10 @@ def load_settings() -> Settings:
     return Settings.from_env(os.environ)
 
 
+# An id of Label Studio's: nothing larger fits a database.
+ID = click.IntRange(1, 2**63 - 1)
+
+
 def open_all() -> tuple[Settings, Store, LabelStudio]:
     """Settings, the store (migrated), and a client of Label Studio."""
     from ml_backend.label_studio import LabelStudio
@@ -45,12 +49,16 @@ def only_project(store: Store, project: int | None) -> int:
     shown = [p.id for p in rows if p.state != "archived"]
     if project is None and len(shown or known) == 1:
         return (shown or known)[0]
+    if project is not None:
+        said = f"project {project} is unknown here"
+    else:
+        said = f"{len(known) or 'no'} project{'s are' if known else ' is'} known here"
+    names = ", ".join(f"--project {number}" for number in shown or known)
     raise NotFound(
-        f"project {project} is unknown here"
-        if project
-        else f"{len(known)} projects are known here",
-        hint=f"Region projects: {known}. Name one with --project, or make one with `pixbal init`.",
-    )
+        said,
+        hint=f"Name one: {names}." if known
+        else "Make one: `pixbal init --images ... --classes ...`.",
+    )  # fmt: skip
 
 
 def refuse_idle(store: Store, project: int) -> None:

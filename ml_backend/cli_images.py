@@ -11,7 +11,7 @@ from ml_backend import cli_common
 if TYPE_CHECKING:
     from ml_backend.store import Project, Store
 
-project_option = click.option("--project", type=int, help="Label Studio project id.")
+project_option = click.option("--project", type=cli_common.ID, help="Label Studio project id.")
 json_option = click.option("--json", "as_json", is_flag=True, help="For scripts.")
 
 
@@ -25,7 +25,9 @@ def images() -> None:
 
 @images.command("add", epilog="Example: pixbal images add 'more/*.jpg'")
 @click.argument("what", nargs=-1)
-@click.option("--from-project", type=int, help="The image tasks of this Label Studio project.")
+@click.option(
+    "--from-project", type=cli_common.ID, help="The image tasks of this Label Studio project."
+)
 @project_option
 def add(what: tuple[str, ...], from_project: int | None, project: int | None) -> None:
     """Add folders, globs or lists of images; removed ones come back with their answers."""

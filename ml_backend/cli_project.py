@@ -10,7 +10,7 @@ import click
 
 from ml_backend import cli_common
 
-project_option = click.option("--project", type=int, help="Label Studio project id.")
+project_option = click.option("--project", type=cli_common.ID, help="Label Studio project id.")
 
 
 def _parse_per_image(context: click.Context, option: click.Parameter, value: str) -> int | None:
@@ -28,7 +28,9 @@ def _parse_per_image(context: click.Context, option: click.Parameter, value: str
     "pixbal init --from-project 7 --classes classes.json --budget 300"
 )
 @click.option("--images", multiple=True, help="Folder, glob in quotes, or .txt list of images.")
-@click.option("--from-project", type=int, help="Take the image tasks of this Label Studio project.")
+@click.option(
+    "--from-project", type=cli_common.ID, help="Take the image tasks of this Label Studio project."
+)
 @click.option(
     "--classes",
     required=True,
@@ -36,7 +38,9 @@ def _parse_per_image(context: click.Context, option: click.Parameter, value: str
 )
 @click.option("--heldout", help="Folder with images/ and masks/ that only measure the model.")
 @click.option("--title", default="PixBal regions", show_default=True, help="Title in Label Studio.")
-@click.option("--project", type=int, help="Adopt this Label Studio project for the region tasks.")
+@click.option(
+    "--project", type=cli_common.ID, help="Adopt this Label Studio project for the region tasks."
+)
 @click.option("--template", default="region_multiclass", show_default=True,
               type=click.Choice(["region_multiclass", "region_dominant"]))  # fmt: skip
 @click.option(
@@ -53,7 +57,7 @@ def _parse_per_image(context: click.Context, option: click.Parameter, value: str
 )
 @click.option("--config", default="cpu", show_default=True, help="Training preset, or a JSON file.")
 @click.option("--set", "overrides", multiple=True, help="Override, such as stage1.lr=1e-4.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1))
 @click.option(
     "--preticks", default="auto", show_default=True, type=click.Choice(["auto", "always", "never"]),
     help="Tick predicted classes in advance; auto: once that is seen to save keys.",
@@ -97,10 +101,12 @@ def init(**options: Any) -> None:
 
 
 @click.command(epilog="Example: pixbal masks --project 7")
-@click.option("--project", type=int, required=True, help="Label Studio project of whole images.")
+@click.option(
+    "--project", type=cli_common.ID, required=True, help="Label Studio project of whole images."
+)
 @click.option(
     "--region-project",
-    type=int,
+    type=cli_common.ID,
     help="Whose model draws them; kept until another is named, at first the only one there is.",
 )
 def masks(project: int, region_project: int | None) -> None:

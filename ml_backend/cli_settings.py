@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ml_backend.forget import ForgetPlan
     from ml_backend.settings import Settings
 
-project_option = click.option("--project", type=int, help="Label Studio project id.")
+project_option = click.option("--project", type=cli_common.ID, help="Label Studio project id.")
 
 
 @click.group(epilog="Example: pixbal project set --project 3 --budget 300 --set stage1.lr=1e-4")
@@ -125,7 +125,9 @@ def archive(project: int | None) -> None:
 
 
 @project.command(epilog="Example: pixbal project forget --project 3 --backup before.zip")
-@click.option("--project", type=int, required=True, help="Its id; also one gone in Label Studio.")
+@click.option(
+    "--project", type=cli_common.ID, required=True, help="Its id; also one gone in Label Studio."
+)
 @click.option("--yes", is_flag=True, help="For scripts: do not ask.")
 @click.option(
     "--backup", "archive_file", type=click.Path(dir_okay=False, path_type=Path),
@@ -161,7 +163,10 @@ def _tell(plan: ForgetPlan) -> None:
 
 def _back_up(settings: Settings, file: Path) -> None:
     from ml_backend.backup import make_backup
+    from ml_backend.errors import Conflict
 
+    if file.exists():  # `pixbal backup` would advise its own --force
+        raise Conflict(f"{file} exists, so nothing was forgotten.", hint="Choose another name.")
     made: Any = make_backup(settings, file)
     click.echo(f"backup: {made.path}, {made.rows} rows, {made.files} files")
 

@@ -11,7 +11,7 @@ from ml_backend import cli_common
 
 
 @click.command(epilog="Example: pixbal doctor")
-@click.option("--project", type=int, help="Label Studio project id.")
+@click.option("--project", type=cli_common.ID, help="Label Studio project id.")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def doctor(project: int | None, as_json: bool) -> None:
     """Check every connection and setting against the live Label Studio, and say what to do."""

@@ -6,7 +6,7 @@ import click
 
 from ml_backend import cli_common
 
-project_option = click.option("--project", type=int, help="Label Studio project id.")
+project_option = click.option("--project", type=cli_common.ID, help="Label Studio project id.")
 
 
 @click.group(epilog="Examples: pixbal version list  |  pixbal version activate p4-r2 --project 4")

@@ -61,7 +61,7 @@ def question_of(task: Mapping[str, Any]) -> Question | None:
     if not isinstance(data, Mapping) or "region" not in data:
         return None
     asking = data.get("asking", 1)
-    if not isinstance(asking, int):
+    if not isinstance(asking, int) or isinstance(asking, bool):
         return None
     return Question(str(data["region"]), str(data.get("regions_hash", "")), asking)
 

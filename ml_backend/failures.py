@@ -51,7 +51,8 @@ def reason_of(error: BaseException) -> str:
     # SQLAlchemy's own text also has the statement, its values and a link.
     text = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
     kind = "" if isinstance(error, BackendError | TrainingError) else f"{type(error).__name__}: "
-    return f"{kind}{text}" + (f" {hint}" if hint and hint not in text else "")
+    whole = f"{kind}{text}" + (f" {hint}" if hint and hint not in text else "")
+    return whole.replace("\0", "\\0")  # PostgreSQL stores no zero byte
 
 
 def disk_is_full(error: BaseException) -> bool:

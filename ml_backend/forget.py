@@ -92,7 +92,7 @@ def plan_forgetting(settings: Settings, store: Store, project_id: int) -> Forget
     return ForgetPlan(
         project=project,
         rows=store.count_rows(project_id),
-        folders=tuple(folder for folder in folders if folder.exists()),
+        folders=tuple(f for f in folders if f.exists() or f.is_symlink()),
         files=tuple(path for path in ours if path.exists()),
         shared=len(own & others),
         size=sum(path.stat().st_size for path in _all_files(folders, ours)),
@@ -197,7 +197,10 @@ def _disconnect(
 def _delete_files(plan: ForgetPlan) -> None:
     try:
         for folder in plan.folders:
-            shutil.rmtree(folder)
+            if folder.is_symlink():  # somebody's own place: only our way there goes
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
         for path in plan.files:
             path.unlink(missing_ok=True)
     except OSError as error:

@@ -85,7 +85,10 @@ def read_heldout(
             f"no mask in {printable(str(root / 'masks'))} has a pixel of a class",
             hint=f"They hold {sorted(seen.values)}; the class list has 0..{len(schema.names) - 1}.",
         )
+    names = {source.name for source in sources}
     for image in others:
+        if image.image_id in masks or image.source in names:
+            continue  # the one that came takes its place
         seen.add_indices(Path(image.mask_path or ""))
     return Heldout(tuple(sources), tuple(seen.warnings(schema)))
 

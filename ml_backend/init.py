@@ -14,7 +14,13 @@ from label_config.colors import close_pairs
 from ml_backend.connect import connect, ensure_instructions
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.gather import gather
-from ml_backend.init_checks import check_new, given, kept_settings, known_project
+from ml_backend.init_checks import (
+    check_new,
+    given,
+    kept_settings,
+    known_project,
+    region_size_warning,
+)
 from ml_backend.instructions import project_instructions
 from ml_backend.label_studio import LabelStudio
 from ml_backend.locks import file_lock, project_lock
@@ -136,7 +142,8 @@ def initialise(
         images = import_images(store, project, found.sources, cut, progress=progress)
         # Earlier releases kept a second copy of what they had fetched.
         shutil.rmtree(settings.home / "incoming", ignore_errors=True)
-    if not store.images(project.id, split="pool", status="ready"):
+    pool = store.images(project.id, split="pool", status="ready")
+    if not pool:
         raise BackendError(
             f"none of the {len(found.sources)} images can be used",
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3])
@@ -157,7 +164,9 @@ def initialise(
     if pushed:
         # The order of the queue hangs on it, and it needs a prediction to exist.
         again = connect(ls, settings, project.id, project.label_config, current)
-        connected[-1] = again[-1]  # the model version, which is set last
+        what, how = again[-1]  # the model version, which is set last
+        # Label Studio sets that of a new project by itself, with the first questions.
+        connected[-1] = (what, "created" if created and how == "unchanged" else how)
     return InitReport(
         project=project,
         url=settings.project_page(project.id),
@@ -170,6 +179,7 @@ def initialise(
         notes=notes,
         warnings=(
             *(method_warning(request) if created else ()),
+            *(region_size_warning(project, pool) if created else ()),
             *color_warnings(request.classes, ClassSchema.from_json(project.schema_json)),
         ),
         asked_to_push=request.push,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from math import ceil
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ml_backend.errors import BackendError, Conflict
 from ml_backend.failures import reason_of
 from ml_backend.label_studio import LabelStudio, Refused
-from ml_backend.project_settings import SETTINGS, CheckModel, check_title
-from ml_backend.store import Project, Store
+from ml_backend.project_settings import SETTINGS, CheckModel
+from ml_backend.store import Image, Project, Store
 from ml_backend.train_settings import differences, overridden, train_config
 from ml_backend.trouble import FORGETTING, note_trouble
 from training.config import TrainConfig
@@ -20,6 +22,11 @@ from training.superpixels import available_methods, default_method
 
 if TYPE_CHECKING:
     from ml_backend.init import InitRequest
+
+# Of a region's side where the network sees it: what is warned of, and what is advised. The
+# features of its finest level are 4 px apart.
+SMALLEST_SEEN_PX, GOOD_SEEN_PX = 8, 16
+LARGEST_SIDE = 512
 
 # Options of `init` that are settings of a project afterwards, by the field of the request.
 CHANGEABLE: Mapping[str, str] = {
@@ -46,10 +53,7 @@ def check_new(request: InitRequest, check_model: CheckModel) -> None:
             "no images to import",
             hint="Give --images FOLDER, a glob or a .txt list, or --from-project N.",
         )
-    try:
-        check_title(request.title)
-    except ValueError as error:
-        raise BackendError(f"--title: {error}", hint="Give another --title.") from error
+    _check_values(request)
     method = request.method or default_method()
     if method not in available_methods():
         raise BackendError(
@@ -109,12 +113,35 @@ def known_project(
     return None, tuple(notes)
 
 
+def region_size_warning(project: Project, images: Sequence[Image]) -> tuple[str, ...]:
+    """What to say where the model sees a region as a few pixels; `images`: those to label.
+
+    Photos of twelve megapixels are shrunk before they reach the network; the side counts in theirs.
+    """
+    seen = TrainConfig.from_json(project.train_config).model.short_side
+    if seen is None or not images:
+        return ()
+    short = round(median(min(image.width, image.height) for image in images))
+    if project.side_px * seen >= SMALLEST_SEEN_PX * short:
+        return ()
+    better = min(ceil(GOOD_SEEN_PX * short / seen), LARGEST_SIDE)
+    larger = f"pixbal project set --project {project.id} --set model.short_side="
+    return (
+        f"WARNING: a region of {project.side_px} px is {project.side_px * seen / short:.2g} px "
+        f"where the model sees the image ({seen} of {short} px),",
+        "         too small to tell what is in it. The side of a project never changes: make "
+        f"another one, with another --title and --side {better},",
+        f"         or let the model see more, which is slower: {larger}...",
+    )
+
+
 def kept_settings(row: Project, request: InitRequest) -> tuple[str, ...]:
     """What a repeated `init` asks for and does not change, and the command that changes it.
 
     Raises:
         BackendError, ConfigError: a value that no project could have.
     """
+    _check_values(request)
     asked = given(request)
     kept, command = [], []
     for field, name in CHANGEABLE.items():
@@ -141,6 +168,16 @@ def kept_settings(row: Project, request: InitRequest) -> tuple[str, ...]:
             "first questions were drawn with it"
         )
     return tuple(lines)
+
+
+def _check_values(request: InitRequest) -> None:
+    """Refuse what `pixbal project set` would refuse: bounds of the command line let NaN pass."""
+    for field, name in CHANGEABLE.items():
+        setting = SETTINGS[name]
+        try:
+            setting.parse(setting.show(getattr(request, field)))
+        except ValueError as error:
+            raise BackendError(f"--{name}: {error}", hint=f"Give another --{name}.") from error
 
 
 def _training_asked(row: Project, request: InitRequest, asked: frozenset[str]) -> list[str]:

@@ -200,17 +200,11 @@ class TaskCalls(Calls):
         for start in range(0, len(ids), PAGE):
             self._delete_page(project_id, ids[start : start + PAGE])
 
-    def delete_predictions(self, project_id: int, task_ids: Collection[int]) -> None:
-        """Delete the predictions of tasks, of whichever version; the tasks stay."""
-        ids = sorted(task_ids)
-        for start in range(0, len(ids), PAGE):
-            self._delete_page(project_id, ids[start : start + PAGE], "delete_tasks_predictions")
-
-    def _delete_page(self, project_id: int, ids: list[int], action: str = "delete_tasks") -> None:
+    def _delete_page(self, project_id: int, ids: list[int]) -> None:
         self.call(
-            f"asking for {action} of {len(ids)} tasks",
+            f"deleting {len(ids)} tasks",
             lambda sdk: sdk.actions.create(
-                id=action,
+                id="delete_tasks",
                 project=project_id,
                 selected_items={"all": False, "included": ids},
                 request_options={"timeout": _IMPORT_TIMEOUT_S},

@@ -25,6 +25,11 @@ from training.errors import TrainingError
 
 log = logging.getLogger(__name__)
 
+# A picture whose server does not answer takes minutes. Events wait meanwhile, so that a project
+# that went over its budget by this much is left alone for several times as long as it took.
+MUCH_S = 10.0
+REST = 4.0
+
 
 @dataclass
 class MaskRefresh:
@@ -53,6 +58,7 @@ class MaskRefresh:
                 continue
             if not self.pauses.over(project.id):
                 continue
+            started = self.clock()
             try:
                 self._follow(project, deadline)
             except NotReady:
@@ -61,6 +67,12 @@ class MaskRefresh:
                 raise
             except Exception as error:
                 self._failed(project, error)
+            took_s = self.clock() - started
+            if took_s > self.budget_s + MUCH_S:
+                rest = self.clock() + REST * took_s
+                self._again_at[project.id] = max(rest, self._again_at.get(project.id, -math.inf))
+                log.warning("project %s: drawing masks took %.0f s, left alone for %.0f s",
+                            project.id, took_s, REST * took_s)  # fmt: skip
 
     def _failed(self, project: Project, error: Exception) -> None:
         self._walks.pop(project.id, None)

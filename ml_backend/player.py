@@ -16,6 +16,7 @@ from ml_backend.errors import LeaseLost
 from ml_backend.failures import pause_before_retry, reason_of, transient
 from ml_backend.leases import Keeper, device_lease, give_up, project_lease, push_lease
 from ml_backend.runtime import Runtime
+from ml_backend.store import Project
 from ml_backend.trouble import note_trouble
 
 SUPERSEDED = -1  # of `reconcile`: another try at the round, or another engine, has finished it
@@ -124,14 +125,24 @@ class Player:
         """Score the pool where the version in use has no scores for all of it; else nothing."""
         runtime = self.runtime
         project = runtime.store.project(project_id)
-        if project is None or round_steps.why_no_push(project) is not None:
+        if project is None or not self._lacks_scores(project):
             return ""
-        if round_steps.scores_in_use(runtime, project) is not None:
-            return str(runtime.scores_path(project.id, round_steps.name_in_use(project)))
         # Random scores need no model, so they do not wait for a training that has the device.
         device = self._device() if project.current_version else ()
-        with self.turn(push_lease(project_id), *device):
-            return str(round_steps.score_current(runtime, project))
+        # The device first: who waits for it, for hours maybe, keeps nobody else from pushing.
+        with self.turn(*device, push_lease(project_id)):
+            # Looked at again: it may have been scored, paused or forgotten while this waited.
+            project = runtime.store.project(project_id)
+            if project is None or not self._lacks_scores(project):
+                return ""
+            with self._trouble_noted(project_id):
+                return str(round_steps.score_current(runtime, project))
+
+    def _lacks_scores(self, project: Project) -> bool:
+        """Whether a push of the project's questions would first have to score the pool."""
+        if round_steps.why_no_push(project) is not None:
+            return False
+        return round_steps.scores_in_use(self.runtime, project) is None
 
     def push_next(self, project_id: int) -> int:
         """Push the next questions and answer those who asked for them; how many regions.
@@ -139,17 +150,26 @@ class Player:
         Label Studio being away leaves requests as they are; the worker tries again.
         """
         with self.turn(push_lease(project_id)) as runtime:
-            project = runtime.store.project(project_id)
-            if project is None:
-                return 0
+            # Requests first: what is asked for after that, as by a roll-back, waits for the next.
             asked = asking.requests(runtime.store, project_id, asking.PUSH)
-            try:
+            project = runtime.store.project(project_id)
+            if project is None or self._lacks_scores(project):
+                return 0  # forgotten, or another version came into use: the next push scores first
+            with self._trouble_noted(project_id):
                 pushed, says = round_steps.push_next(runtime, project)
-            except Exception as error:
-                note_trouble(runtime.store, project_id, reason_of(error), self.now())
-                if not transient(error):
-                    asking.finish(runtime.store, asked, reason_of(error))
-                raise
             note_trouble(runtime.store, project_id, None, self.now())
             asking.finish(runtime.store, asked, says)
             return pushed
+
+    @contextmanager
+    def _trouble_noted(self, project_id: int) -> Iterator[None]:
+        """What a push fails of is said with the project, and to those who asked if it stays so."""
+        store = self.runtime.store
+        asked = asking.requests(store, project_id, asking.PUSH)
+        try:
+            yield
+        except Exception as error:
+            note_trouble(store, project_id, reason_of(error), self.now())
+            if not transient(error):
+                asking.finish(store, asked, reason_of(error))
+            raise

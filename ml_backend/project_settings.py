@@ -180,7 +180,8 @@ def fixed_settings(project: Project) -> list[Fixed]:
     cut = "Every question and label names a region of it; make another project for another cut."
     return [
         Fixed("classes", "Classes", ", ".join(names),
-              "Stored answers name them by their place, so that none goes or changes places."),
+              "Stored answers name them by their place, so that none goes or changes places; "
+              "`pixbal classes append` adds more."),
         Fixed("template", "Template", project.template,
               "Answers are read by it; make another project for another one."),
         Fixed("method", "Superpixels", project.method, cut),

@@ -190,7 +190,7 @@ def _query_by_region(store: Store, project: Project, data: Any) -> Query | None:
         return None
     region = RegionId(image_id, int(index))
     asking = data.get("asking", 1)
-    if not isinstance(asking, int) or not 0 < asking < 2**31:
+    if not isinstance(asking, int) or isinstance(asking, bool) or not 0 < asking < 2**31:
         return None
     query = store.query_by_region(project.id, region.image_id, region.index, asking)
     return query if query and query.regions_hash == data.get("regions_hash") else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from label_config import ClassSchema
 from ml_backend.copies import Walk, remove_copies
@@ -174,19 +175,24 @@ def _rescore_open(
     for start in range(0, len(stale), PAGE):
         page = stale[start : start + PAGE]
         renewed = [scored(q, project, names, version, scores, shown) for q in page]
-        # An earlier try was cut off after Label Studio took the page, or the version was in use
-        # before; ticks may have been decided otherwise then, and a version is to say one thing.
         have = ls.tasks_with_prediction(project.id, [q.task_id for q in page if q.task_id], version)
-        if have:
-            ls.delete_predictions(project.id, have)
-        ls.import_predictions(
-            project.id,
-            [
-                {"task": q.task_id, **region_prediction(q, schema, project.template, version)}
-                for q in renewed
-            ],
-        )
+        said = {q.task_id or 0: region_prediction(q, schema, project.template, version)
+                for q in renewed}  # fmt: skip
+        for task_id in sorted(have & said.keys()):
+            _renew_prediction(ls, task_id, version, said.pop(task_id))
+        ls.import_predictions(project.id, [{"task": task, **it} for task, it in said.items()])
         store.update_query_scores(renewed)
+
+
+def _renew_prediction(ls: LabelStudio, task_id: int, version: str, said: dict[str, Any]) -> None:
+    """Change what a version said of a task before: it is in use again, or a try was cut off.
+
+    Ticks may have been decided otherwise then. In place, since an annotator's page that is open
+    names the prediction: with that gone, her answer would be refused.
+    """
+    for prediction in ls.predictions(task_id):
+        if prediction["model_version"] == version:
+            ls.update_prediction(int(prediction["id"]), **said)
 
 
 def _activate(store: Store, ls: LabelStudio, project: Project, version: str) -> None:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 
 from label_config import ClassSchema
 from ml_backend import asking
@@ -62,9 +62,9 @@ def apply_pending_events(store: Store) -> int:
             error: str | None = None
             try:
                 apply_event(store, event)
-            except DBAPIError:
-                raise  # the store is away or full: no fault of this event
             except Exception as failure:
+                if isinstance(failure, DBAPIError) and not isinstance(failure, DataError):
+                    raise  # the store is away or full: no fault of this event
                 error = str(failure) if isinstance(failure, BackendError) else reason_of(failure)
                 log.warning("event %s (%s) kept aside: %s", event.id, event.action, error)
             store.finish_event(event.id, error=error)
@@ -184,7 +184,7 @@ def _heldout(image: Image) -> HeldoutItem:
     if image.mask_path is None:
         raise BackendError(
             f"held-out image {image.source} has no mask",
-            hint="Import it with its mask: `pixbal init --heldout FOLDER` (images/ and masks/).",
+            hint="Import it with its mask: `pixbal images heldout add FOLDER` (images/, masks/).",
         )
     return HeldoutItem(image.image_id, Path(image.path), Path(image.mask_path))
 

@@ -63,7 +63,7 @@ def project_status(
         "versions": [asdict(v) for v in versions],
         **answers_status(store, project, queries, labels, versions),
         "events_kept_aside": [
-            {"event": e.id, "action": e.action, "why": e.error}
+            {"event": e.id, "action": e.action, "why": e.error, "at": e.received_at}
             for e in store.failed_events(project_id)
         ],
     }
@@ -80,7 +80,7 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
     counts.add_column(no_wrap=True)
     counts.add_column(overflow="fold")
     for key in ("url", "method", "side_px", "model_version", "regions", "clicks"):
-        counts.add_row(key, escape(str(status[key])))
+        counts.add_row(key, escape("none yet" if status[key] is None else str(status[key])))
     for key in ("images", "questions", "labels"):
         text = ", ".join(f"{n} {name}" for name, n in sorted(status[key].items())) or "none"
         counts.add_row(key, escape(text))
@@ -91,6 +91,11 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
             counts.add_row("now", escape(_now(row, status["waiting"])))
     if status["state"] != "active":
         counts.add_row("state", escape(status["state"]))
+    if status["push_held"]:
+        push = f"`pixbal push --project {status['project']}`"
+        counts.add_row("next questions", escape(f"not before {push} (--no-push)"))
+    for line in _kept_aside(status["events_kept_aside"]):
+        counts.add_row("kept aside", escape(line))
     if status["trouble"]:
         since = f"Since {status['trouble_at']:%Y-%m-%d %H:%M} UTC." if status["trouble_at"] else ""
         counts.add_row("trouble", escape(f"{status['trouble']} {since} {status['trouble_advice']}"))
@@ -115,6 +120,13 @@ def status_tables(status: dict[str, Any]) -> list[Table]:
         if said := _remarks(row):
             remarks.add_row(str(row["number"]), escape(said))
     return [counts, rounds, *([remarks] if remarks.rows else [])]
+
+
+def _kept_aside(events: Sequence[dict[str, Any]], most: int = 3) -> list[str]:
+    """What led to nothing, newest first: requests of people, and events that cannot be applied."""
+    lines = [f"{e['at']:%Y-%m-%d %H:%M} UTC {e['action']}: {e['why']}" for e in events[:most]]
+    more = len(events) - most
+    return [*lines, f"{more} earlier one{'s' * (more > 1)}"] if more > 0 else lines
 
 
 def _now(row: dict[str, Any], waiting: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from ml_backend.errors import NotFound
 from ml_backend.store import Project, Store
 
 LONGEST_PAUSE_S = 600.0
@@ -16,7 +18,8 @@ def note_trouble(store: Store, project_id: int, reason: str | None, at: datetime
     row = store.project(project_id)
     if row is None or row.trouble == reason:
         return
-    store.update_project(project_id, trouble=reason, trouble_at=None if reason is None else at)
+    with contextlib.suppress(NotFound):  # forgotten since that look
+        store.update_project(project_id, trouble=reason, trouble_at=None if reason is None else at)
 
 
 # Of a project whose files are being removed; cut off, only forgetting it again helps.

@@ -188,6 +188,7 @@ class Worker:
                 self._refused(self.walks, project, error)
             else:
                 self.walks.went_well(project.id)
+                self._note_push(project)  # one that failed since the last look has its reason there
                 if not self.pushes.failing(project.id):
                     note_trouble(self.runtime.store, project.id, None, self.now())
         return changed

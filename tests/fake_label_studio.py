@@ -200,16 +200,14 @@ class Actions(Part):
         selected_items: Mapping[str, Any],
         request_options: Mapping[str, Any],
     ) -> None:
-        """Delete tasks, or their predictions: the actions that we use."""
-        known = {
-            "delete_tasks": ("delete_tasks", self._server.delete_tasks),
-            "delete_tasks_predictions": ("delete_predictions", self._server.delete_predictions),
-        }
-        if id not in known or selected_items["all"]:
+        """Delete tasks: the action that we use."""
+        if id != "delete_tasks" or selected_items["all"]:
             raise NotImplementedError(f"{id} of {selected_items}")
         ids = list(selected_items["included"])
-        name, do = known[id]
-        self._ask(name, project, ids, lambda: do(project, ids), request_options)
+        self._ask(
+            "delete_tasks", project, ids,
+            lambda: self._server.delete_tasks(project, ids), request_options,
+        )  # fmt: skip
 
 
 class Predictions(Part):

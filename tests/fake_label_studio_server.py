@@ -219,12 +219,6 @@ class FakeServer:
         if gone:
             self._say("TASKS_DELETED", project, tasks=[{"id": i} for i in gone])
 
-    def delete_predictions(self, project_id: int, ids: Collection[int]) -> None:
-        """Delete the predictions of tasks."""
-        project = self.project(project_id)
-        for task_id in set(ids) & project.tasks.keys():
-            project.tasks[task_id].predictions.clear()
-
     def delete_project(self, project_id: int) -> None:
         """Delete a project with everything in it."""
         self.project(project_id)

@@ -65,9 +65,9 @@ def test_web_process_loads_no_torch(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (("init", "--images", "x", "--classes", "nonsense"), "neither a preset nor a file"),
-        (("train",), "0 projects are known here"),
+        (("train",), "no project is known here"),
         (("push", "--project", "3"), "project 3 is unknown here"),
-        (("export", "--out", "out"), "0 projects are known here"),
+        (("export", "--out", "out"), "no project is known here"),
         (("reconcile", "--project", "7"), "project 7 is unknown here"),
     ],
 )

@@ -179,7 +179,9 @@ def test_versions_without_held_out_images_say_so(tmp_path: Path) -> None:
         finished_round(store, tmp_path, 1, None)
         client = admin_client(admin_settings(tmp_path), store)
         log_in(client)
-        assert "pixbal init --heldout" in client.get("/dashboard/projects/4").get_data(as_text=True)
+        text = client.get("/dashboard/projects/4").get_data(as_text=True)
+        # `pixbal init --heldout FOLDER` alone, as it said, is refused: it wants images and classes.
+        assert "pixbal images heldout add FOLDER --project 4" in text
 
 
 def test_job_as_json_is_what_the_page_shows(client: FlaskClient, store: Store) -> None:

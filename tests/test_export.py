@@ -43,7 +43,9 @@ def test_something_else_is_255_in_exported_masks(
     snapshot = tiny_snapshot(tmp_path)
     version = run_round(snapshot.path, replace(tiny_config(), seed=1), tmp_path / "v", name="r1")
 
-    def half(model: object, features: object, native: tuple[int, int], outputs: int) -> np.ndarray:
+    def half(
+        model: object, features: object, native: tuple[int, int], outputs: int, maps: object
+    ) -> np.ndarray:
         mask = np.zeros(native, np.uint8)
         mask[native[0] // 2 :] = outputs - 1  # the undefined output is the last one
         return mask

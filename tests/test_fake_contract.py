@@ -209,18 +209,6 @@ def test_versions_are_those_of_predictions(office: Office) -> None:
     assert ls.model_versions(project) == {}
 
 
-def test_predictions_are_deleted_and_the_tasks_stay(office: Office) -> None:
-    ls, project = office.ls, office.project()
-    ids = ls.import_tasks(project, [task(0), task(1)])
-    ls.import_predictions(project, [predict(ids[0], 0.25, "r1")])
-    ls.delete_predictions(project, [ids[0]])
-    assert ls.tasks_with_prediction(project, ids, "r0") == {ids[1]}
-    assert ls.tasks_with_prediction(project, ids, "r1") == set()
-    assert [t["id"] for t in ls.tasks(project)] == ids
-    assert ls.import_predictions(project, [predict(ids[0], 0.25, "r1")]) == 1
-    assert ls.tasks_with_prediction(project, ids, "r1") == {ids[0]}
-
-
 def test_the_version_in_use_outlives_its_predictions(office: Office) -> None:
     ls, project = office.ls, office.project()
     ids = ls.import_tasks(project, [task(0)])

@@ -57,6 +57,7 @@ CALLS: dict[str, Callable[[FakeLabelStudio], object]] = {
     "ensure_local_storage": lambda ls: ls.ensure_local_storage(PROJECT, "/f", "t"),
     "ensure_ml_backend": lambda ls: ls.ensure_ml_backend(PROJECT, "http://b", "t", "u", "p"),
     "ensure_webhook": lambda ls: ls.ensure_webhook(PROJECT, "http://b/webhook", {}),
+    "disconnect": lambda ls: ls.disconnect(PROJECT, "http://127.0.0.1:9"),
     "fetch": lambda ls: ls.fetch("/data/a.png"),
     "import_predictions": lambda ls: ls.import_predictions(
         PROJECT, [{"task": 1, "result": [], "score": 0.5, "model_version": "r1"}]

@@ -26,6 +26,7 @@ from fake_label_studio_server import FakeServer
 from inline_engine import InlineEngine
 
 from label_config import Answer, answer_result
+from ml_backend import round_steps
 from ml_backend.ingest import apply_event
 from ml_backend.labels import trainable_labels
 from ml_backend.leases import Keeper
@@ -237,7 +238,10 @@ def test_five_hundred_events_while_a_round_runs_make_one_more(
         assert len(store.labels(4)) == TASKS
         for number in (1, 2):
             store.update_round(4, number, state="done")
-            worker.cycle._trained[4, number] = trainable_labels(store, 4) if number == 2 else {}
+            row = store.round(4, number)
+            assert row is not None
+            known = trainable_labels(store, 4) if number == 2 else {}
+            worker.cycle._trained[row.workflow_id] = known
             for _ in range(3):
                 decide(worker)
             assert started == [2]
@@ -247,3 +251,37 @@ def decide(worker: Worker) -> None:
     """A tick that decides, whatever the time."""
     worker._decided = -math.inf
     worker.tick()
+
+
+def test_an_event_whose_values_no_database_takes_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept aside; a database that is away still makes all of them wait.
+
+    Seen failing (no event of any project was applied any more) with every error of the driver
+    taken for one of the store's.
+    """
+    from sqlalchemy.exc import DataError, OperationalError
+
+    real = round_steps.apply_event
+    with make_store(tmp_path) as store:
+        bad, _ = store.record_event(4, "ANNOTATION_CREATED", {"n": 1})
+        good, _ = store.record_event(4, "TASKS_DELETED", {"tasks": []})
+
+        def refuse(store: Store, event: Event) -> None:
+            if event.id == bad.id:
+                raise kind("INSERT", {}, Exception("out of range"))
+            real(store, event)
+
+        monkeypatch.setattr(round_steps, "apply_event", refuse)
+        kind: type[Exception] = OperationalError
+        with pytest.raises(OperationalError):
+            round_steps.apply_pending_events(store)
+        assert len(store.pending_events()) == 2
+        kind = DataError
+        assert round_steps.apply_pending_events(store) == 2
+        assert store.pending_events() == []
+        assert [(e.id, e.error) for e in store.failed_events()] == [
+            (bad.id, "DataError: out of range")
+        ]
+        assert good.id != bad.id

@@ -158,6 +158,8 @@ def test_a_backup_that_cannot_be_made_stops_it(line: CommandLine, tmp_path: Path
     there.write_text("")
     line.run("project", "forget", "--project", "1", "--yes", "--backup", str(there), code=1)
     assert "exists" in line.said
+    # "... or add --force" is of `pixbal backup`: there is no such option here.
+    assert "hint: Choose another name." in line.said
     assert line.project(1).state == "active"
 
 
@@ -338,3 +340,23 @@ def test_the_doctor_names_a_project_that_is_gone(site: InlineSite) -> None:
     assert check.ok is False
     assert "404" in check.detail
     assert "`pixbal project forget --project 4`" in check.advice
+
+
+def test_a_project_whose_versions_lie_elsewhere_is_forgotten(
+    line: CommandLine, tmp_path: Path
+) -> None:
+    """Somebody moved them to a larger disk: the way there goes, what is there is theirs.
+
+    Seen failing ("a file cannot be deleted", for good) with the link taken for a folder.
+    """
+    place = tmp_path / "large"
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+    link = line.home / "versions" / "p1"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(place)
+    line.run("project", "forget", "--project", "1", "--yes")
+    assert not link.is_symlink()
+    assert (place / "notes.txt").read_text() == "mine"
+    with line.store() as store:
+        assert store.project(1) is None

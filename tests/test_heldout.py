@@ -246,3 +246,10 @@ def test_equal_colours_mean_the_first_class() -> None:
     same = replace(schema(), classes=(ClassInfo("A", "#804080"), ClassInfo("B", "#804080")))
     values = np.full((2, 2, 3), ROAD, np.uint8)
     assert read_heldout_mask(_png(values), "m", same, 255, 100).indices.tolist() == [[0, 0]] * 2
+
+
+def test_a_folder_of_images_alone_is_told_what_held_out_images_are(tmp_path: Path) -> None:
+    """The hint said: Check the path."""
+    with pytest.raises(DataError, match="no folder of images at") as caught:
+        read_heldout(str(tmp_path), schema(), 10**6)
+    assert "images/ and masks/" in caught.value.hint

@@ -124,3 +124,18 @@ def test_the_second_copy_of_earlier_releases_goes(site: Site) -> None:
     old.write_bytes(b"fetched before")
     site.init()
     assert not old.exists()
+
+
+def test_regions_too_small_for_the_model_are_warned_of(site: Site) -> None:
+    """Photos of 4000 x 3000 px were cut into 11,625 regions of 2.6 px each, without a word."""
+    pixels = np.zeros((600, 800, 3), np.uint8)
+    for number in range(2):
+        Image.fromarray(pixels + number).save(site.root / "data" / "images" / f"{number}.png")
+    small = ("model.short_side=60",)
+    text = "\n".join(site.init(overrides=small, side=40).lines())
+    assert "WARNING: a region of 40 px is 4 px where the model sees the image" in text
+    assert "(60 of 600 px)" in text
+    assert "--side 160" in text
+    # As the warning says: another title, that side.
+    text = "\n".join(site.init(overrides=small, side=160, title="Larger regions").lines())
+    assert "WARNING" not in text

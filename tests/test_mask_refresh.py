@@ -356,3 +356,40 @@ def settle(refresh: MaskRefresh, site: Site, version: str) -> None:
         if site.masks().model_version == version:
             return
     raise AssertionError(f"{version} is not shown: {site.names()}")
+
+
+def test_pictures_that_nobody_sends_leave_the_worker_time_for_events(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their server is down, and each of them takes a minute until that is clear.
+
+    Seen failing (59 of 60 seconds) with a look at the next picture a second later.
+    """
+    clock = Clock()
+    keeper = Keeper(site.store, "worker", 30.0)
+    refresh = MaskRefresh(site.runtime, keeper, clock, lambda: at(1))
+
+    def slow(*_: object, **__: object) -> Iterator[Redrawn]:
+        for task_id in range(1, 6):
+            clock.seconds += 60.0
+            yield Redrawn(task_id, changed=False, problem="nobody answers")
+
+    monkeypatch.setattr(mask_refresh, "redraw", slow)
+    busy = 0.0
+    while site.masks().model_version is None:
+        before = clock.seconds
+        refresh.look()
+        busy += clock.seconds - before
+        clock.seconds += 1.0
+    assert busy == 300.0, "it came to its end"
+    assert busy / clock.seconds < 0.3
+
+
+@dataclass
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    seconds: float = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds

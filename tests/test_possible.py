@@ -229,3 +229,23 @@ def test_without_appended_classes_nothing_is_open(tmp_path: Path, store: Store) 
     earlier = {"Tram": (at(0) - timedelta(seconds=1)).isoformat()}
     assert possible_classes(store, replace(project, classes_added=earlier)) == {}
     assert possible_classes(store, replace(project, classes_added={})) == {}
+
+
+def test_a_region_asked_again_with_the_same_answer_is_learned_from_anew(tmp_path: Path) -> None:
+    """The answer now says that the new class is not there; a stage begun before must not stand.
+
+    Seen failing with `labelled_hash` made of the ticks alone.
+    """
+    pool = write_pool(tmp_path / "pool", 1)
+    _, image, regions, _ = pool[0]
+
+    def content(number: int, possible: dict[int, list[int]]) -> str:
+        item = SnapshotItem("a", image, regions, {0: [0], 1: [1]}, possible)
+        return write_snapshot(
+            tmp_path / str(number), classes=CLASSES, undefined=True, items=[item]
+        ).labelled_hash
+
+    before = content(1, {0: [1], 1: [0]})
+    assert content(2, {0: [1]}) != before
+    assert content(3, {1: [0], 0: [1]}) == before
+    assert content(4, {}) == content(5, {0: []})

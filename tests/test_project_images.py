@@ -342,6 +342,15 @@ def test_the_warning_counts_the_masks_that_stay(site: Site, tmp_path: Path) -> N
     assert any("never in a mask, so not measured: Sky" in note for note in report.notes)
 
 
+def test_a_mask_that_is_replaced_does_not_hide_the_warning(site: Site, tmp_path: Path) -> None:
+    """The masks of before were counted beside those that took their place."""
+    heldout(site, held(tmp_path / "a", 0))
+    report, _ = heldout(site, held(tmp_path / "b", 0, value=255))
+    assert report.replaced == 1
+    assert any("0 and 255 only" in note for note in report.notes)
+    assert any("never in a mask, so not measured: Sky" in note for note in report.notes)
+
+
 @pytest.fixture
 def shell(site: Site, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`pixbal` on the site's home; nobody listens on port 9."""

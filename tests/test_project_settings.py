@@ -14,6 +14,7 @@ from fake_label_studio import FakeLabelStudio
 from label_config import read
 from ml_backend.change_project import change_project
 from ml_backend.errors import BackendError, Conflict, NotFound
+from ml_backend.locks import file_lock, project_lock
 from ml_backend.project_settings import SETTINGS, WrongSettings, fixed_settings
 from ml_backend.store import Store
 from ml_backend.train_settings import check_model_aside, preset_of
@@ -185,6 +186,8 @@ def test_fixed_settings_say_why(tmp_path: Path) -> None:
             with pytest.raises(WrongSettings) as caught:
                 change(store, {fixed.name: "1"})
             assert caught.value.faults == {fixed.name: fixed.why}
+            # Classes can be added, so "never changes" alone would mislead.
+            assert ("`pixbal classes append`" in fixed.why) == (fixed.name == "classes")
         with pytest.raises(WrongSettings, match="there are title, budget"):
             change(store, {"colour": "red"})
 
@@ -259,3 +262,19 @@ def test_without_a_wish_the_command_says_how(line: CommandLine) -> None:
 def test_help_names_every_setting(line: CommandLine) -> None:
     options = set(re.findall(r"--([a-z-]+)", line.run("project", "set", "--help")))
     assert options >= set(SETTINGS) | {"config", "set", "project"}
+
+
+def test_a_share_is_not_changed_while_classes_are_appended(line: CommandLine) -> None:
+    """Both change the labelling setup; one of them would have written the other's away.
+
+    Seen failing (the setup without the new class was written) with nothing held.
+    """
+    before = line.project(4)
+    with file_lock(project_lock(line.home, 4), what="import into 4"):
+        said = line.run("project", "set", "--smallest-share", "0.25", code=1)
+        assert "already running" in said
+        assert line.project(4) == before
+        # What does not concern the setup does not wait.
+        line.run("project", "set", "--budget", "7")
+    line.run("project", "set", "--smallest-share", "0.25")
+    assert line.project(4).smallest_share == 0.25

@@ -224,3 +224,21 @@ def test_trouble_is_shown_with_what_to_do(line: CommandLine) -> None:
     said = " ".join(line.run("status", "--project", "5").replace("│", " ").split())
     assert "tried again by itself" in said
     assert "forget" not in said
+
+
+def test_without_a_project_commands_say_how_to_make_one(line: CommandLine) -> None:
+    """They said: 0 projects are known here. Region projects: []."""
+    for project_id in (4, 5):
+        line.run("project", "forget", "--project", str(project_id), "--yes")
+    line.run("push", code=1)
+    assert "no project is known here" in line.said
+    assert "hint: Make one: `pixbal init --images ... --classes ...`." in line.said
+    line.run("push", "--project", "4", code=1)
+    assert "project 4 is unknown here" in line.said
+    assert "[]" not in line.said
+
+
+def test_of_several_projects_one_must_be_named(line: CommandLine) -> None:
+    line.run("push", code=1)
+    assert "2 projects are known here" in line.said
+    assert "hint: Name one: --project 4, --project 5." in line.said

@@ -25,6 +25,10 @@ def printed(status: dict[str, object], columns: int = 80) -> str:
     return out.getvalue()
 
 
+def in_words(status: dict[str, object]) -> str:
+    return " ".join(printed(status).replace("│", " ").split())
+
+
 def test_failed_events_of_one_project_leave_room_for_anothers(tmp_path: Path) -> None:
     """Seen failing as it was: the newest hundred of all were taken, and then those of this one."""
     with make_store(tmp_path, make_project(4), make_project(5)) as store:
@@ -77,3 +81,26 @@ def test_status_says_who_runs_and_behind_whom_a_round_waits(tmp_path: Path) -> N
         assert "asked; the worker starts as soon as it is free" in asked
         assert "worker w1: alive" in text
         assert "round 1: waiting for the worker, which takes it up in a moment" in text
+
+
+def test_a_request_to_train_that_led_to_nothing_says_why(tmp_path: Path) -> None:
+    """`pixbal train` said "see `pixbal status`", which said nothing."""
+    settings = make_settings(tmp_path)
+    with make_store(tmp_path) as store:
+        for number in range(5):
+            event, _ = store.record_event(4, "TRAIN_REQUESTED", {"number": number})
+            why = f"There is no answer to train on yet ({number} open)."
+            store.finish_event(event.id, error=why)
+        text = in_words(project_status(settings, store, 4, ALIVE))
+    assert "TRAIN_REQUESTED: There is no answer to train on yet (4 open)." in text
+    assert "(0 open)" not in text
+    assert "2 earlier ones" in text
+
+
+def test_a_new_project_has_no_version_called_none(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    with make_store(tmp_path) as store:
+        store.update_project(4, model_version=None, push_held=True)
+        text = in_words(project_status(settings, store, 4, ALIVE))
+    assert "model_version none yet" in text
+    assert "not before `pixbal push --project 4` (--no-push)" in text

@@ -86,7 +86,7 @@ def test_a_worse_version_is_used_and_warned_of_with_the_way_back(site: Site) -> 
 def test_roll_back_takes_scores_and_ticks_with_it_and_the_next_round_takes_its_place(
     site: Site,
 ) -> None:
-    """Seen failing without `delete_predictions`: questions had two predictions of r1."""
+    """Seen failing with all imported anew: questions had two predictions of r1."""
     site.round()
     first = {q.id for q in site.open()}
     site.round()
@@ -121,10 +121,36 @@ def test_a_question_has_one_prediction_of_a_version_that_comes_back(site: Site) 
     assert site.project.current_version == "p4-r2"
     assert half[1].id in {q.id for q in site.open()}
     site.store.update_project(PROJECT, preticks="never", train_every=None)
+    before = {p["id"] for p in site.ls.predictions(half[1].task_id or 0)}
     activate(site, "p4-r1")
     [query] = [q for q in site.open() if q.id == half[1].id]
+    # An annotator's open page names one of them: with that gone her answer would be refused.
+    assert {p["id"] for p in site.ls.predictions(query.task_id or 0)} == before
     assert query.control
     assert site.shown(query) == ("p4-r1", [])
+
+
+def test_an_annotator_who_has_a_question_open_can_answer_it_after_a_roll_back(
+    site: Site,
+) -> None:
+    """Label Studio refuses an answer that names a prediction which is gone.
+
+    Seen failing with the predictions of the version that comes back deleted and made anew.
+    """
+    site.round()
+    site.store.update_project(PROJECT, train_every=1)
+    site.answer(site.open()[0], "Grass")
+    site.look(2)
+    assert site.project.current_version == "p4-r2"
+    site.store.update_project(PROJECT, train_every=None, preticks="never")
+    tasks = site.ls.server.projects[PROJECT].tasks
+    before = {q.task_id: {row["id"] for row in tasks[q.task_id].predictions} for q in site.open()}  # type: ignore[index]
+    activate(site, "p4-r1")
+    assert {q.model_version for q in site.open()} == {"p4-r1"}
+    for task_id, named in before.items():
+        rows = tasks[task_id].predictions  # type: ignore[index]
+        assert named <= {row["id"] for row in rows}
+        assert len([row for row in rows if row["model_version"] == "p4-r1"]) == 1
 
 
 def test_roll_back_while_a_round_runs_and_while_label_studio_is_away(site: Site) -> None:

@@ -161,7 +161,12 @@ def _by_name(
     folder: Path, suffixes: Sequence[str], what: str, ending: str, deep: bool
 ) -> dict[str, Path]:
     if not folder.is_dir():
-        raise DataError(f"There is no folder of {what} at {folder}.", hint="Check the path.")
+        raise DataError(
+            f"There is no folder of {what} at {folder}.",
+            hint="Give the folder that holds images/ and masks/."
+            if folder.name in ("images", "masks")
+            else "Check the path.",
+        )
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*") if deep else folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):

@@ -96,6 +96,12 @@ class Snapshot:
             for item in self.labelled
         ]
         content = {"classes": self.classes, "undefined": self.undefined, "items": items}
+        possible = {
+            item.image_id: {str(i): sorted(item.possible[i]) for i in sorted(item.possible)}
+            for item in self.labelled
+            if item.possible
+        }
+        content |= {"possible": possible} if possible else {}
         return hashlib.sha256(json_bytes(content)).hexdigest()
 
     def file_hash(self, file: Path) -> str:
