@@ -147,7 +147,8 @@ def initialise(
         raise BackendError(
             f"none of the {len(found.sources)} images can be used",
             hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3])
-            or f"They were removed: `pixbal images add --project {project.id} ...` brings them back.",
+            or "All were removed from the project: `pixbal images add` with the same photos brings "
+            "them back.",
         )
     current = project.model_version or NO_MODEL
     connected = connect(ls, settings, project.id, project.label_config, current)
