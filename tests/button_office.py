@@ -44,6 +44,7 @@ from training.errors import TrainingError
 from training.regions import RegionId
 
 LOOK_S = 15.0  # between two looks of a worker: longer than any of its own pauses but back-off
+BEATS = 6  # after so many without a sign of its holder a lease is lost
 PATIENCE_S = 700.0  # longer than the longest back-off
 EXPECTED = (BackendError, TrainingError, DBAPIError)
 
@@ -290,13 +291,12 @@ class Office:
 
     def look(self, name: str, passed_s: float = LOOK_S) -> None:
         """What a worker does when it looks, and then what its engine has queued."""
-        self.seconds += passed_s
         worker = self.workers.get(name)
         if worker is None:
+            self.seconds += passed_s
             return
         try:
-            for beating in self.workers.values():
-                beating.keeper.beat()
+            self._pass(passed_s)
             worker.rescue.look()
             worker.tick()
             worker.engine.run()  # type: ignore[attr-defined]
@@ -321,6 +321,14 @@ class Office:
         """The next tasks are made twice, and copies are answered when a walk has seen them."""
         self.server.double("import_tasks")
         self.server.after("tasks", self.answer_copies, times=None)
+
+    def _pass(self, seconds: float) -> None:
+        """Time passes; hearts beat meanwhile, or all would seem to have stood still."""
+        beats = 1 if seconds <= LOOK_S else BEATS
+        for _ in range(beats):
+            self.seconds += seconds / beats
+            for beating in self.workers.values():
+                beating.keeper.beat()
 
     def die_at(self, name: str, step: str) -> None:
         """The worker will end before this step of a round."""
