@@ -371,4 +371,16 @@ SABOTAGES: tuple[Sabotage, ...] = (
             "test_buttons.py::test_any_order_of_buttons",
         ),
     ),
+    Sabotage(
+        31, "a repeated init ignores other values without a word", "ml_backend/init.py",
+        "        notes += kept_settings(known, request)\n", "",
+        ("test_init_again.py::test_every_ignored_option_is_named_and_the_command_changes_them",
+         "test_init_again.py::test_lower_the_learning_rate_as_the_operations_page_says"),
+    ),
+    Sabotage(
+        31, "a changed setting is shown and not kept", "ml_backend/change_project.py",
+        "        store.update_project(project.id, **changes)\n    return",
+        "        pass\n    return",
+        ("test_project_settings.py::test_every_setting_can_be_changed",),
+    ),
 )  # fmt: skip

@@ -27,6 +27,7 @@ def nothing_made(line: CommandLine) -> bool:
 # Again, with other values
 
 
+@pytest.mark.guarantee(31)
 def test_lower_the_learning_rate_as_the_operations_page_says(line: CommandLine) -> None:
     """Its words were: `pixbal init --set stage1.lr=...`, then `pixbal train`."""
     line.run("init", *line.images())
@@ -41,6 +42,7 @@ def test_lower_the_learning_rate_as_the_operations_page_says(line: CommandLine) 
     assert "nothing differs" in line.run(*shlex.split(command))
 
 
+@pytest.mark.guarantee(31)
 def test_every_ignored_option_is_named_and_the_command_changes_them(line: CommandLine) -> None:
     first = line.images()
     line.run("init", *first)

@@ -42,6 +42,7 @@ CHANGES: dict[str, tuple[str, object]] = {
 }
 
 
+@pytest.mark.guarantee(31)
 def test_every_setting_can_be_changed(line: CommandLine) -> None:
     assert set(CHANGES) == set(SETTINGS), "a setting has no example here"
     for name, (text, value) in CHANGES.items():
