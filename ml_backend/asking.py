@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from ml_backend.predictions import NO_MODEL
 from ml_backend.security import SECRET_HEADER
-from ml_backend.store import Event, Project, Store
+from ml_backend.store import Event, Project, Query, Store
 
 TRAIN = "TRAIN_REQUESTED"
 PUSH = "PUSH_REQUESTED"
@@ -46,8 +46,25 @@ def open_questions(store: Store, project: Project) -> int:
     Others are scored anew by a push, so that one is not for nothing.
     """
     found = store.queries(project.id, status="open")
-    stale = [q for q in found if q.model_version != (project.current_version or NO_MODEL)]
+    stale = stale_questions(store, project)
     return 0 if stale or store.queries(project.id, status="planned") else len(found)
+
+
+def stale_questions(store: Store, project: Project) -> list[Query]:
+    """Open questions that Label Studio does not order by the version in use.
+
+    It orders by the scores of one version, so those with another one's come after all others. Such
+    is one whose answer was deleted after a round, and all where a push was cut off before it told
+    Label Studio of the version. About an image that was removed there are no scores.
+    """
+    version = project.current_version or NO_MODEL
+    told = project.model_version == version
+    waiting = store.queries(project.id, status="open")
+    found = [q for q in waiting if not told or q.model_version != version]
+    if not found:
+        return []
+    ready = {i.image_id for i in store.images(project.id, split="pool", status="ready")}
+    return [q for q in found if q.image_id in ready and q.task_id is not None]
 
 
 def nothing_to_push(waiting: int) -> str:

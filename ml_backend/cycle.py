@@ -60,6 +60,7 @@ class Cycle:
             may_train=project.state in ("active", "importing"),
             open_queries=asked.get("open", 0),
             unpushed_queries=asked.get("planned", 0) + asked.get("pushing", 0),
+            stale_queries=len(asking.stale_questions(store, project)),
             pool_left=0 if asked.get("open", 0) else self._pool_left(project),
             trainable=len(labels),
             new_labels=count_changes(labels, before),

@@ -147,7 +147,9 @@ def initialise(
     if not pool:
         raise BackendError(
             f"none of the {len(found.sources)} images can be used",
-            hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3]),
+            hint="; ".join(f"{name}: {reason}" for name, reason in images.unreadable[:3])
+            or "All were removed from the project: `pixbal images add` with the same photos brings "
+            "them back.",
         )
     current = project.model_version or NO_MODEL
     connected = connect(ls, settings, project.id, project.label_config, current)

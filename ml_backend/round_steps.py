@@ -395,9 +395,9 @@ def push_next(runtime: Runtime, project: Project) -> tuple[int, str | None]:
     if reason is not None:
         return 0, reason
     number = next_round(runtime.store.rounds(project.id))
-    # After a roll-back what is open gets the scores of that version; that is no wish for more.
-    another = project.model_version not in (None, name_in_use(project))
-    renews = another and runtime.store.count_queries(project.id).get("open", 0) > 0
+    # What is open gets the scores of the version in use, as after a roll-back or where an answer
+    # was deleted; that is no wish for more.
+    renews = bool(asking.stale_questions(runtime.store, project))
     pushed = _push(runtime, project, number, top_up=True, choose=not renews)
     log.info("project %s: %s questions pushed", project.id, pushed)
     if pushed or renews:

@@ -27,6 +27,7 @@ class CycleState:
         may_train: the project is not paused.
         open_queries: questions that annotators have not handled yet.
         unpushed_queries: questions that were chosen and are not in Label Studio yet.
+        stale_queries: open questions that Label Studio does not order by the version in use.
         pool_left: regions that were never asked and can be.
         trainable: labels that training can use.
         new_labels: labels added or changed since the snapshot of the last finished round.
@@ -42,6 +43,7 @@ class CycleState:
     may_train: bool = True
     open_queries: int = 0
     unpushed_queries: int = 0
+    stale_queries: int = 0
     pool_left: int = 0
     trainable: int = 0
     new_labels: int = 0
@@ -55,14 +57,14 @@ def next_step(state: CycleState) -> Step:
 
     A failed round waits for a request, or for the end of its pause where it may pass by itself:
     training again at once on what has just failed would loop. While a round runs questions are
-    pushed for whoever asked, and those that were chosen already.
+    pushed for whoever asked, and those that were chosen already; what is stale the round renews.
     """
     wanted = state.push_requested or state.unpushed_queries > 0
     if state.running:
         return Step.PUSH if wanted and state.may_push else Step.WAIT
     if _trains(state):
         return Step.TRAIN
-    if wanted and state.may_push:
+    if (wanted or state.stale_queries > 0) and state.may_push:
         return Step.PUSH
     if state.open_queries > 0 or not state.may_push:
         return Step.WAIT

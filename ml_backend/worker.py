@@ -249,9 +249,11 @@ class Worker:
         """Requests that a round serves, or that lead to nothing, are over; with the reason why.
 
         While a round runs a request to train waits: it may be for what came after its snapshot.
+        So it does while tasks are pushed: they may be there and answered, and not known here yet.
         """
         store = self.runtime.store
-        if state.requested and not state.running:
+        unsettled = state.may_push and state.unpushed_queries > 0 and step is not Step.TRAIN
+        if state.requested and not state.running and not unsettled:
             says = None if step is Step.TRAIN else why_no_training(project, state)
             if says is not None:
                 log.info("project %s: asked to train: %s", project.id, says)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,15 +17,19 @@ from typing import Any, NoReturn
 from backend_helpers import make_settings
 from button_engine import Book, Killed, TurnEngine
 from fake_label_studio import FakeLabelStudio
-from fake_label_studio_server import FakeServer
+from fake_label_studio_server import OWNER, FakeServer
 from quick_trainer import QuickTrainer
 from sqlalchemy.exc import DBAPIError
 
 from label_config import Answer, ClassSchema, answer_result, read_answer
-from ml_backend import asking
+from ml_backend import ask_again, asking, project_states, version_use
+from ml_backend.change_project import change_project
+from ml_backend.classes import append_classes
 from ml_backend.copies import question, question_of
 from ml_backend.engine import Engine
 from ml_backend.errors import BackendError, LeaseLost
+from ml_backend.forget import FOLDERS, forget
+from ml_backend.images import add_images, remove_images
 from ml_backend.init import InitRequest, initialise
 from ml_backend.leases import Keeper
 from ml_backend.player import Player
@@ -37,8 +41,10 @@ from ml_backend.state import Step, next_step
 from ml_backend.store import Project, Round, Store
 from ml_backend.worker import Worker
 from training.errors import TrainingError
+from training.regions import RegionId
 
 LOOK_S = 15.0  # between two looks of a worker: longer than any of its own pauses but back-off
+BEATS = 6  # after so many without a sign of its holder a lease is lost
 PATIENCE_S = 700.0  # longer than the longest back-off
 EXPECTED = (BackendError, TrainingError, DBAPIError)
 
@@ -63,6 +69,10 @@ class Office:
     Attributes:
         late: messages of webhooks that are still on their way.
         done: rounds that were seen done, as they were then.
+        answers: by project, the annotations that nobody has deleted.
+        chosen: by project, the version that was put in use, and how many there were then.
+        idle: by project that is paused or archived, what was asked and trained until then.
+        forgotten: projects that are to have left nothing.
     """
 
     home: Path
@@ -75,6 +85,9 @@ class Office:
     late: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     done: dict[tuple[int, int], Round] = field(default_factory=dict)
     answers: dict[int, set[int]] = field(default_factory=dict)
+    chosen: dict[int, tuple[str, int]] = field(default_factory=dict)
+    idle: dict[int, Any] = field(default_factory=dict)
+    forgotten: set[int] = field(default_factory=set)
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -117,6 +130,82 @@ class Office:
         runtime = Runtime(self.settings, self.store, self.ls)
         return self.tell(lambda: push_now(runtime, project_id))
 
+    def ask_again(self, project_id: int, way: str, number: int) -> bool:
+        """`pixbal ask-again` of a task, of an annotator's last answers, or of what is flagged."""
+        runtime, project = Runtime(self.settings, self.store, self.ls), self.project(project_id)
+
+        def act() -> None:
+            wanted: list[tuple[RegionId, str]]
+            if way == "task":
+                tasks = [q.task_id for q in self.store.queries(project_id) if q.task_id]
+                task = tasks[number % len(tasks)] if tasks else 1
+                wanted = ask_again.by_task(self.store, project_id, task)
+            elif way == "annotator":
+                last = number % 3 + 1
+                wanted = ask_again.by_annotator(self.store, project_id, str(OWNER), last)
+            else:
+                wanted = ask_again.by_flags(self.store, project)
+            ask_again.ask_again(runtime, project, wanted)
+
+        return self.tell(act)
+
+    def activate(self, project_id: int, number: int) -> bool:
+        """`pixbal version activate`: forth or back."""
+        versions = self.store.versions(project_id)
+        name = versions[number % len(versions)].name if versions else "r9"
+        done = self.tell(lambda: version_use.activate(self.store, project_id, name))
+        if done:
+            self.chosen[project_id] = name, len(versions)
+        return done
+
+    def move(self, project_id: int, how: str) -> bool:
+        """`pixbal project pause`, `resume` or `archive`."""
+        move = {"pause": project_states.pause, "resume": project_states.resume,
+                "archive": project_states.archive}[how]  # fmt: skip
+        return self.tell(lambda: move(self.store, project_id))
+
+    def forget(self, project_id: int, *, typed: bool = True) -> bool:
+        """`pixbal project forget`; where the title is typed wrong, nothing is to happen."""
+        title = self.project(project_id).title if typed else "another one"
+        done = self.tell(
+            lambda: forget(
+                self.settings, self.store, lambda: self.ls, project_id, title, alive=lambda: True
+            )
+        )
+        assert not (done and not typed)
+        if done:
+            self.forgotten.add(project_id)
+            for key in [key for key in self.done if key[0] == project_id]:
+                del self.done[key]
+        return done
+
+    def change(self, project_id: int, name: str, value: str) -> bool:
+        """`pixbal project set`."""
+        return self.tell(
+            lambda: change_project(
+                self.settings, self.store, lambda: self.ls, project_id, {name: value},
+                check_model=lambda model: None,
+            )
+        )  # fmt: skip
+
+    def remove_image(self, project_id: int, number: int) -> bool:
+        """`pixbal images remove`."""
+        images = self.store.images(project_id, split="pool")
+        chosen = images[number % len(images)]
+        return self.tell(lambda: remove_images(self.store, self.ls, project_id, [chosen]))
+
+    def add_images(self, project_id: int) -> bool:
+        """`pixbal images add`: those that were removed come back."""
+        project, folder = self.project(project_id), str(self.images)
+        return self.tell(lambda: add_images(self.settings, self.store, self.ls, project, [folder]))
+
+    def append_class(self, project_id: int, name: str) -> bool:
+        """`pixbal classes append`."""
+        project = self.project(project_id)
+        return self.tell(
+            lambda: append_classes(self.settings, self.store, self.ls, project, [name])
+        )
+
     def button(self, project_id: int, action: str) -> None:
         """A button on the page, or "Start training" in Label Studio."""
         asking.ask(self.store, project_id, action)
@@ -153,10 +242,19 @@ class Office:
             return []
         return [task for task in sorted(there.tasks) if not there.of_task(task)]
 
-    def annotate(self, project_id: int, task_id: int, answer: Answer, skip: bool) -> None:
+    def annotate(
+        self, project_id: int, task_id: int, answer: Answer, skip: bool, lead_time: float = 4.0
+    ) -> None:
         """Somebody submits or skips."""
-        made = self.server.annotate(task_id, self.ticks(project_id, answer), skip=skip)
+        result = self.ticks(project_id, answer)
+        made = self.server.annotate(task_id, result, skip=skip, lead_time=lead_time)
         self.answers.setdefault(project_id, set()).add(made["id"])
+
+    def answer_batch(self, project_id: int, answers: Sequence[Answer]) -> None:
+        """Somebody answers whatever there is, and every message arrives."""
+        for number, task in enumerate(self.unanswered(project_id)):
+            self.annotate(project_id, task, answers[number % len(answers)], skip=False)
+            self.hear("now")
 
     def delete_annotation(self, project_id: int, annotation_id: int) -> None:
         self.server.delete_annotation(annotation_id)
@@ -193,13 +291,12 @@ class Office:
 
     def look(self, name: str, passed_s: float = LOOK_S) -> None:
         """What a worker does when it looks, and then what its engine has queued."""
-        self.seconds += passed_s
         worker = self.workers.get(name)
         if worker is None:
+            self.seconds += passed_s
             return
         try:
-            for beating in self.workers.values():
-                beating.keeper.beat()
+            self._pass(passed_s)
             worker.rescue.look()
             worker.tick()
             worker.engine.run()  # type: ignore[attr-defined]
@@ -209,6 +306,29 @@ class Office:
             pass  # as in Worker.run
         finally:
             self.server.faults.rules[:] = [r for r in self.server.faults.rules if r.times != 0]
+
+    def answer_copies(self) -> None:
+        """Somebody answers the newest of the tasks that ask one question, if nobody did."""
+        for project_id, there in self.server.projects.items():
+            asked: dict[Any, list[int]] = {}
+            for task in there.tasks.values():
+                asked.setdefault(question_of({"data": task.data}), []).append(task.id)
+            for tasks in asked.values():
+                if len(tasks) > 1 and not there.of_task(max(tasks)):
+                    self.annotate(project_id, max(tasks), Answer("classes", ("Grass",)), False)
+
+    def pushed_twice(self) -> None:
+        """The next tasks are made twice, and copies are answered when a walk has seen them."""
+        self.server.double("import_tasks")
+        self.server.after("tasks", self.answer_copies, times=None)
+
+    def _pass(self, seconds: float) -> None:
+        """Time passes; hearts beat meanwhile, or all would seem to have stood still."""
+        beats = 1 if seconds <= LOOK_S else BEATS
+        for _ in range(beats):
+            self.seconds += seconds / beats
+            for beating in self.workers.values():
+                beating.keeper.beat()
 
     def die_at(self, name: str, step: str) -> None:
         """The worker will end before this step of a round."""
@@ -289,11 +409,33 @@ class Office:
                 elif row.state == "done":
                     self.done[key] = row
             names = {version.name for version in self.store.versions(project.id)}
-            for name in (project.model_version, project.current_version):
-                assert name in {None, NO_MODEL} | names
+            assert project.model_version in {None, NO_MODEL} | names
+            assert project.current_version in {None} | names
+            self._check_idle(project)
+        self._check_forgotten()
         for project_id, there in self.server.projects.items():
             kept = self.answers.get(project_id, set())
             assert set(there.annotations) == kept, "an answer was deleted in Label Studio"
+
+    def _check_idle(self, project: Project) -> None:
+        """A project that is paused or archived gets no question and no round."""
+        if project.state not in ("paused", "archived"):
+            self.idle.pop(project.id, None)
+            return
+        asked = len(self.server.asked("import_tasks", project=project.id))
+        tries = [(r.number, r.attempts) for r in self.store.rounds(project.id)]
+        before = self.idle.setdefault(project.id, (asked, tries))
+        assert (asked, tries) == before, f"it is {project.state}: {self.story(project)}"
+
+    def _check_forgotten(self) -> None:
+        known = {project.id for project in self.store.projects()}
+        for project_id in self.forgotten:
+            assert project_id not in known
+            rows = self.store.count_rows(project_id)
+            rows.pop("event")  # messages that come late are kept with the reason
+            assert not any(rows.values()), f"project {project_id} is forgotten and left {rows}"
+            left = [name for name in FOLDERS if (self.home / name / f"p{project_id}").exists()]
+            assert not left, f"project {project_id} is forgotten and left files: {left}"
 
     def check_settled(self) -> None:
         """Where nothing goes wrong: both sides agree, and every project can move or says why not.
@@ -302,6 +444,9 @@ class Office:
         """
         self.check_always()
         for project in self.store.projects():
+            if project.state == "archived":
+                assert why_no_push(project)
+                continue
             if project.id not in self.server.projects:
                 assert project.trouble, f"project {project.id} is gone and nobody says so"
                 continue
@@ -357,12 +502,27 @@ class Office:
         there = self.server.projects[project.id]
         used = there.fields["model_version"] or None
         versions = self.store.versions(project.id)
-        assert project.current_version == (versions[-1].name if versions else None)
+        chosen, count = self.chosen.get(project.id, (None, 0))
+        newest = versions[-1].name if versions else None
+        assert project.current_version == (chosen if count == len(versions) else newest)
+        if why_no_push(project):
+            return
         if self.store.queries(project.id, status="open"):
             wanted = project.current_version or NO_MODEL
             found = (used, project.model_version)
             says = f"Label Studio and we use {found}, not {wanted}"
             assert found == (wanted, wanted), f"{says}: {self.story(project)}"
+            self._check_scores(project, wanted)
+
+    def _check_scores(self, project: Project, version: str) -> None:
+        """What Label Studio hands out has the scores that it orders by."""
+        there = self.server.projects[project.id]
+        ready = {i.image_id for i in self.store.images(project.id, split="pool", status="ready")}
+        for query in self.store.queries(project.id, status="open"):
+            assert query.image_id in ready, f"{query} is about an image that was removed"
+            assert query.model_version == version, f"{query} has scores of another version"
+            shown = {p["model_version"] for p in there.tasks[query.task_id or 0].predictions}
+            assert version in shown, f"{query} comes last: {shown}"
 
     def _check_moves(self, project: Project) -> None:
         """Whether somebody or something can go on; if not, why not is written."""

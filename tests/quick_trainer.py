@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ml_backend.init
 import training.rounds
 import training.scoring
 from training.config import TrainConfig
@@ -44,6 +45,8 @@ class QuickTrainer:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(training.rounds, "run_round", self.run_round)
             patch.setattr(training.scoring, "score_pool", self.score_pool)
+            # It builds the network, to see whether its weights can be had.
+            patch.setattr(ml_backend.init, "check_model", lambda model: None)
             yield self
 
     def run_round(

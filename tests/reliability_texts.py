@@ -42,6 +42,7 @@ GUARANTEES: Mapping[int, str] = {
 FIGURES: Mapping[str, str] = {
     "kill_points": "Points at which processes were killed and all was well after the restart",
     "events": "Annotations made, changed and deleted in random schedules, and fuzzed events",
+    "button_steps": "Steps of the machine that presses every button in any order",
     "fuzzed_requests": "Generated requests, none answered with a 5xx",
     "webhook_ms": "Webhook acknowledgement under load, ms, median of three runs",
     "health_ms": "/health under load, ms, median of three runs",

@@ -350,15 +350,26 @@ SABOTAGES: tuple[Sabotage, ...] = (
         ("test_rounds_and_pushes.py::test_nothing_is_pushed_while_images_are_imported",),
     ),
     Sabotage(
+        28, "a push writes the state of the last round", "ml_backend/round_steps.py",
+        "    number = next_round(runtime.store.rounds(project.id))\n",
+        "    number = next_round(runtime.store.rounds(project.id))\n"
+        "    if number > 1:\n"
+        "        runtime.store.update_round(project.id, number - 1, state='scoring')\n",
+        ("test_buttons.py::test_any_order_of_buttons",),
+    ),
+    Sabotage(
         29, "the first project that cannot be walked ends the look", "ml_backend/worker.py",
         "                self._refused(self.walks, project, error)", "                raise",
         ("test_rounds_and_pushes.py::test_a_project_that_label_studio_refuses_stops_no_other"
-         "[deleted there]",),
+         "[deleted there]", "test_buttons.py::test_any_order_of_buttons"),
     ),
     Sabotage(
         30, "a copy is deleted by what a walk saw", "ml_backend/copies.py",
         " if _still_unanswered(ls, t)]", "]",
-        ("test_copies.py::test_a_copy_that_was_answered_since_the_walk_stays",),
+        (
+            "test_copies.py::test_a_copy_that_was_answered_since_the_walk_stays",
+            "test_buttons.py::test_any_order_of_buttons",
+        ),
     ),
     Sabotage(
         31, "a repeated init ignores other values without a word", "ml_backend/init.py",

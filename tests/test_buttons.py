@@ -5,9 +5,10 @@ The machine draws acts; `button_office` says what must hold after each, and wher
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,9 @@ from ml_backend import asking
 from ml_backend.store import Store
 from training.errors import NonFiniteError
 
-STEPS, STEPS_FULL = 300, 10_000
+STEPS, STEPS_FULL = 600, 10_000
 STEPS_PER_EXAMPLE = 40
+SHRINK = "PIXBAL_TEST_SHRINK"  # set it to look for a shorter story of what failed; takes minutes
 CLASSES = ("Grass", "Brick")
 
 answers = st.one_of(
@@ -45,6 +47,11 @@ delivery = st.sampled_from(["now", "now", "twice", "late", "never"])
 which = st.integers(0, 30)
 workers = st.sampled_from(["a", "b"])
 STEPS_OF_A_ROUND = ("reconcile", "snapshot", "train", "publish", "score", "push", "finish")
+SETTINGS = (
+    ("budget", "2"), ("budget", "6"), ("per-image", "1"), ("per-image", "auto"),
+    ("preticks", "always"), ("preticks", "never"), ("train-every", "1"), ("train-every", "batch"),
+    ("title", "another title"), ("smallest-share", "0.1"), ("budget", "-1"),
+)  # fmt: skip
 METHODS = ("*", "tasks", "import_tasks", "import_predictions", "update_project", "delete_tasks",
            "project", "annotations")  # fmt: skip
 
@@ -78,7 +85,8 @@ def template() -> Iterator[Template]:
 class Buttons(RuleBasedStateMachine):
     """What people press and what goes wrong."""
 
-    template: Template  # set by `machine`
+    template: Template  # set where the machine is run, and kept with its count
+    steps = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,10 +116,19 @@ class Buttons(RuleBasedStateMachine):
         known = [p.id for p in self.office.store.projects() if p.id in self.office.server.projects]
         return known[number % len(known)] if known else None
 
-    @initialize(push=st.booleans())
-    def begin(self, push: bool) -> None:
+    @initialize(
+        push=st.sampled_from([True, True, False]), rounds=st.integers(0, 2), second=st.booleans()
+    )
+    def begin(self, push: bool, rounds: int, second: bool) -> None:
+        """Half of what may go wrong needs versions, a second project, or questions of rounds."""
         self.office.start("a")
         self.office.init("one", push=push)
+        for _ in range(rounds if push else 0):
+            [project] = self.office.store.projects()
+            self.office.answer_batch(project.id, [Answer("classes", ("Grass",))])
+            self.office.settle()
+        if second:
+            self.office.init("two", push=push)
 
     # -- the admin
 
@@ -131,16 +148,75 @@ class Buttons(RuleBasedStateMachine):
         if chosen is not None:
             self.office.push_command(chosen)
 
+    @rule(project=which, way=st.sampled_from(["task", "annotator", "flags"]), number=which)
+    def ask_again(self, project: int, way: str, number: int) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.ask_again(chosen, way, number)
+
+    @rule(project=which, number=which)
+    def activate(self, project: int, number: int) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.activate(chosen, number)
+
+    @rule(project=which, how=st.sampled_from(["pause", "resume", "resume", "archive"]))
+    def move(self, project: int, how: str) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.move(chosen, how)
+
+    @rule(project=which, typed=st.booleans(), sure=st.integers(0, 2))
+    def forget(self, project: int, typed: bool, sure: int) -> None:
+        chosen = self.pick(project)
+        if chosen is not None and sure == 0:
+            self.office.forget(chosen, typed=typed)
+
+    @rule(project=which, setting=st.sampled_from(SETTINGS))
+    def change_a_setting(self, project: int, setting: tuple[str, str]) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.change(chosen, *setting)
+
+    @rule(project=which, number=which, back=st.booleans())
+    def change_the_images(self, project: int, number: int, back: bool) -> None:
+        chosen = self.pick(project)
+        if chosen is None or not self.office.store.images(chosen, split="pool"):
+            return
+        if back:
+            self.office.add_images(chosen)
+        else:
+            self.office.remove_image(chosen, number)
+
+    @rule(project=which, name=st.sampled_from(["Tram", "Sea"]))
+    def append_a_class(self, project: int, name: str) -> None:
+        chosen = self.pick(project)
+        if chosen is not None:
+            self.office.append_class(chosen, name)
+
     # -- the annotators
 
-    @rule(project=which, answer=answers, skip=st.sampled_from([False, False, False, True]),
-          how=delivery, count=st.integers(1, 4))  # fmt: skip
-    def answer(self, project: int, answer: Answer, skip: bool, how: str, count: int) -> None:
+    @rule(
+        project=which, answer=answers, skip=st.sampled_from([False, False, False, True]),
+        how=delivery, count=st.integers(1, 4), seconds=st.sampled_from([4.0, 4.0, 0.5]),
+    )  # fmt: skip
+    def answer(
+        self, project: int, answer: Answer, skip: bool, how: str, count: int, seconds: float
+    ) -> None:
         chosen = self.there(project)
         for task in self.office.unanswered(chosen or 0)[:count]:
             assert chosen is not None
-            self.office.annotate(chosen, task, answer, skip)
+            self.office.annotate(chosen, task, answer, skip, seconds)
             self.office.hear(how)
+
+    @rule(project=which, answers=st.lists(answers, min_size=1, max_size=3), count=st.integers(0, 3))
+    def answer_all(self, project: int, answers: list[Answer], count: int) -> None:
+        """What most people do most of the time; the worker looks now and then."""
+        chosen = self.there(project)
+        if chosen is not None:
+            self.office.answer_batch(chosen, answers)
+        for _ in range(count):
+            self.office.look("a")
 
     @rule(project=which, task=which, answer=answers, how=delivery)
     def answer_out_of_order(self, project: int, task: int, answer: Answer, how: str) -> None:
@@ -180,10 +256,10 @@ class Buttons(RuleBasedStateMachine):
         self.office.hear_late(number)
 
     @precondition(lambda self: len(self.office.server.projects) > 1)
-    @rule(project=which, sure=st.integers(0, 3))
-    def delete_project(self, project: int, sure: int) -> None:
+    @rule(project=which)
+    def delete_project(self, project: int) -> None:
         chosen = self.there(project)
-        if chosen is not None and sure == 0:
+        if chosen is not None:
             self.office.delete_project(chosen)
 
     # -- what goes wrong
@@ -198,6 +274,23 @@ class Buttons(RuleBasedStateMachine):
           skip=st.integers(0, 1))  # fmt: skip
     def disturb(self, method: str, kind: str, skip: int) -> None:
         getattr(self.office.server, kind)(method, skip=skip)
+
+    @rule(project=which, method=st.sampled_from(["*", "tasks", "import_tasks", "update_project"]))
+    def forbid(self, project: int, method: str) -> None:
+        """The token may no longer do it there; until somebody mends that."""
+        about = self.pick(project)
+        self.office.server.fail(method, 403, project=about, times=None)
+
+    @rule(project=which, looks=st.sampled_from([0, 2, 3]))
+    def pushed_twice(self, project: int, looks: int) -> None:
+        """Nothing else goes wrong then: what is rare would never meet."""
+        self.office.server.heal()
+        self.office.pushed_twice()
+        chosen = self.there(project)
+        if chosen is not None and looks:
+            self.office.answer_batch(chosen, [Answer("unsure")])  # so that more is asked
+        for _ in range(looks):
+            self.office.look(min(self.office.workers, default="a"))
 
     @rule()
     def away(self) -> None:
@@ -246,6 +339,7 @@ class Buttons(RuleBasedStateMachine):
 
     @invariant()
     def what_always_holds(self) -> None:
+        type(self).steps += 1
         self.office.check_always()
 
 
@@ -301,9 +395,92 @@ def test_a_task_id_that_comes_again_asks_the_new_question(office: Office) -> Non
     assert office.unanswered(project.id)
 
 
+def test_a_question_whose_answer_was_deleted_after_a_round_is_scored_anew(office: Office) -> None:
+    """Seen failing: it was open again with the scores of r0, which Label Studio asks last."""
+    [project] = office.store.projects()
+    first = office.store.queries(project.id)
+    office.answer_batch(project.id, [Answer("classes", ("Grass",))])
+    office.settle()
+    chosen = next(q for q in first if q.region_index != NEVER)
+    [annotation] = office.server.projects[project.id].of_task(chosen.task_id or 0)
+    before = len(office.store.queries(project.id))
+    office.delete_annotation(project.id, annotation["id"])
+    office.hear("now")
+    office.settle()
+    office.check_settled()
+    again = next(q for q in office.store.queries(project.id) if q.id == chosen.id)
+    assert (again.status, again.model_version) == ("open", "p1-r1")
+    assert again.score != chosen.score
+    assert len(office.store.queries(project.id)) == before  # that was no wish for more
+
+
+def test_a_push_that_ended_before_it_told_the_version_is_ended(office: Office) -> None:
+    """Seen failing: Label Studio went on ordering by r0, since every question had its scores."""
+    [project] = office.store.projects()
+    task = next(q for q in office.store.queries(project.id) if q.region_index != NEVER).task_id
+    office.annotate(project.id, task or 0, Answer("classes", ("Grass",)), skip=False)
+    office.hear("now")
+    office.button(project.id, asking.TRAIN)
+    office.server.fail("update_project", 403, times=1)  # the round fails in its last request
+    office.look("a")
+    [row] = office.store.rounds(project.id)
+    assert row.state == "failed"
+    assert project_version(office, project.id) == "r0"
+    office.settle()
+    assert project_version(office, project.id) == "p1-r1"
+    assert office.project(project.id).model_version == "p1-r1"
+
+
+def test_a_wish_to_train_waits_while_tasks_are_on_their_way(office: Office) -> None:
+    """The import's answer was lost, somebody answered a task and pressed "Train now".
+
+    Seen failing: "There is no answer to train on yet", though she had just given one.
+    """
+    [project] = office.store.projects()
+    there = office.server.projects[project.id]
+    for task in office.unanswered(project.id):
+        office.annotate(project.id, task, Answer("unsure"), skip=True)
+        office.hear("now")
+    office.server.lose_answer("import_tasks")
+    office.look("a")
+    assert office.store.queries(project.id, status="pushing")
+    task = next(
+        task for task in office.unanswered(project.id)
+        if not there.tasks[task].data["region"].endswith(f":{NEVER}")
+    )  # fmt: skip
+    office.annotate(project.id, task, Answer("classes", ("Grass",)), skip=False)
+    office.hear("now")
+    office.button(project.id, asking.TRAIN)
+    for _ in range(3):
+        office.look("a")
+    [row] = office.store.rounds(project.id)
+    assert (row.state, row.trigger, row.labels) == ("done", "request", 1)
+    assert [e.error for e in office.store.failed_events(project.id) if "TRAIN" in e.action] == []
+
+
+def test_an_import_over_a_pool_of_removed_images_says_how_to_bring_them_back(
+    office: Office,
+) -> None:
+    """Found by the machine. Seen failing: "none of the 2 images can be used", and no hint."""
+    [project] = office.store.projects()
+    for number in range(2):
+        assert office.remove_image(project.id, number)
+    assert not office.init("one")  # it says what to do: see `tell`
+    assert office.add_images(project.id)
+    assert office.init("one")
+
+
 @pytest.mark.timeout(1800)
-def test_any_order_of_buttons(template: Template, full_size: bool) -> None:
-    """Some hundreds of acts; 10,000 where figures are to be published."""
+@pytest.mark.guarantee(28)
+@pytest.mark.guarantee(29)
+@pytest.mark.guarantee(30)
+def test_any_order_of_buttons(
+    template: Template, full_size: bool, record_property: Callable[[str, object], None]
+) -> None:
+    """Some hundreds of acts; 10,000 where figures are to be published.
+
+    Seen failing with points 1, 4 and 6 of release 0.1.0 put back, one by one (sabotage.py).
+    """
 
     class Machine(Buttons):
         pass
@@ -315,10 +492,12 @@ def test_any_order_of_buttons(template: Template, full_size: bool) -> None:
         settings=settings(
             max_examples=steps // STEPS_PER_EXAMPLE,
             stateful_step_count=STEPS_PER_EXAMPLE,
-            derandomize=not full_size,
+            derandomize=True,
             database=None,
             deadline=None,
             suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate, Phase.shrink],
+            phases=[Phase.generate, *([Phase.shrink] if os.environ.get(SHRINK) else [])],
         ),
     )
+    assert Machine.steps > steps / 2  # examples vary in length
+    record_property("button_steps", Machine.steps)

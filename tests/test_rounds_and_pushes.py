@@ -188,10 +188,11 @@ def test_images_that_came_later_are_scored_before_they_are_asked(
     other = site.store.images(5)[0]
     site.store.add_images([replace_image(other, image_id="late")])
     all_skipped(site)
-    site.look(2)
+    for _ in range(2):
+        site.look()
+        assert site.round(1) == done  # after each: what 0.1.0 left undone is mended by a look
     scores = PoolScores.load(site.worker.runtime.scores_path(4, "p4-r1"))
     assert "late" in scores.images
-    assert site.round(1) == done
     assert {q.model_version for q in site.open()} == {"p4-r1"}
 
 

@@ -88,6 +88,13 @@ TABLE = [
         CycleState(push_requested=True, open_queries=3),
         Step.PUSH,
     ),
+    ("stale questions", CycleState(stale_queries=1, open_queries=3), Step.PUSH),
+    ("stale questions, paused", CycleState(stale_queries=1, may_push=False), Step.WAIT),
+    (
+        "stale questions while training runs",
+        CycleState(running=True, stale_queries=1, open_queries=3),
+        Step.WAIT,
+    ),
     ("importing", CycleState(may_push=False, pool_left=9), Step.WAIT),
     (
         "paused with answers",

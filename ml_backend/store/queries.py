@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from ml_backend.store import schema
 from ml_backend.store.base import Dialects, StorePart, chunks, values
@@ -90,41 +90,62 @@ class Queries(StorePart):
         return Query(*row) if row else None
 
     def set_query_status(self, ids: Collection[int], status: str) -> None:
-        """Set the status of queries; an empty collection changes nothing."""
-        table = schema.query
-        with self._write() as connection:
-            for chunk in chunks(ids):
-                connection.execute(update(table).where(table.c.id.in_(chunk)).values(status=status))
+        """Set the status of queries; an empty collection changes nothing.
 
-    def set_task_ids(self, task_ids: Mapping[int, int]) -> None:
-        """Note the task of each query: it is open now, or answered where its label came first.
-
-        An annotator may be quicker than the import's answer; that label waits under the task id
-        and is joined here, in the same transaction.
+        A withdrawn one has no task: the id may be that of another task before long.
         """
         table = schema.query
+        fields = {"status": status, **({"task_id": None} if status == "withdrawn" else {})}
         with self._write() as connection:
+            for chunk in chunks(ids):
+                connection.execute(update(table).where(table.c.id.in_(chunk)).values(**fields))
+
+    def set_task_ids(self, task_ids: Mapping[int, int]) -> None:
+        """Note the task of each query: it is open now, or answered where a label is there.
+
+        A label belongs to the question that its task asks. An annotator may be quicker than the
+        import's answer, so that one waits under the task id and is joined here, in the same
+        transaction.
+
+        SQLite gives the id of a deleted task to the next one made. A query that still names such a
+        task has lost its own, of which no message came: it is withdrawn. Ids may change places.
+        """
+        with self._write() as connection:
+            self._free_task_ids(connection, task_ids)
             for chunk in chunks(task_ids.items()):
-                connection.execute(
-                    update(table)
-                    .where(table.c.id == bindparam("row_id"))
-                    .values(task_id=bindparam("new_task"), status="open"),
-                    [{"row_id": query_id, "new_task": task} for query_id, task in chunk],
-                )
-                for query_id, task in chunk:
-                    project = (
-                        select(table.c.project_id).where(table.c.id == query_id).scalar_subquery()
-                    )
-                    connection.execute(
-                        update(schema.label)
-                        .where(
-                            schema.label.c.project_id == project,
-                            schema.label.c.task_id == task,
-                            schema.label.c.query_id.is_(None),
-                        )
-                        .values(query_id=query_id)
-                    )
-                refresh_statuses(connection, [query_id for query_id, _ in chunk])
+                self._note_task_ids(connection, chunk)
+
+    def _free_task_ids(self, connection: Connection, task_ids: Mapping[int, int]) -> None:
+        """No row holds one of the ids, so that in whatever order they are written none is twice."""
+        table = schema.query
+        projects: set[int] = set()
+        for ids in chunks(task_ids):
+            named = table.c.id.in_(ids)
+            projects |= set(connection.execute(select(table.c.project_id).where(named)).scalars())
+            connection.execute(update(table).where(named).values(task_id=None))
+        for tasks in chunks(set(task_ids.values())):
+            connection.execute(
+                update(table)
+                .where(table.c.project_id.in_(projects), table.c.task_id.in_(tasks))
+                .values(status="withdrawn", task_id=None)
+            )
+
+    def _note_task_ids(self, connection: Connection, pairs: Sequence[tuple[int, int]]) -> None:
+        table, label = schema.query, schema.label
+        connection.execute(
+            update(table)
+            .where(table.c.id == bindparam("row_id"))
+            .values(task_id=bindparam("new_task"), status="open"),
+            [{"row_id": query_id, "new_task": task} for query_id, task in pairs],
+        )
+        for query_id, task in pairs:
+            project = select(table.c.project_id).where(table.c.id == query_id).scalar_subquery()
+            connection.execute(
+                update(label)
+                .where(label.c.project_id == project, label.c.task_id == task)
+                .values(query_id=query_id)
+            )
+        refresh_statuses(connection, [query_id for query_id, _ in pairs])
 
     def update_query_scores(self, queries: Sequence[Query]) -> None:
         """Write score, expected clicks, ticks and model version of queries that exist."""
