@@ -490,7 +490,7 @@ def test_any_order_of_buttons(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=steps // (STEPS_PER_EXAMPLE - 6),  # some end earlier
+            max_examples=steps // (STEPS_PER_EXAMPLE - 8),  # some end earlier
             stateful_step_count=STEPS_PER_EXAMPLE,
             derandomize=True,
             database=None,
