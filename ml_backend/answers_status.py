@@ -69,7 +69,9 @@ def answers_lines(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(("warning", str(status["version_warning"])))
     if status["flagged"]:
         count = len(status["flagged"])
-        lines.append(("flagged", f"{count} answers saved at once: pixbal ask-again --flagged"))
+        command = f"pixbal ask-again --flagged --project {status['project']}"
+        lines.append(("flagged", f"{count} answer{'s' * (count > 1)} saved at once: {command}"))
     if status["asked_again"]:
-        lines.append(("asked again", f"{status['asked_again']} questions"))
+        count = status["asked_again"]
+        lines.append(("asked again", f"{count} question{'s' * (count > 1)}"))
     return lines

@@ -53,10 +53,10 @@ def only_project(store: Store, project: int | None) -> int:
         said = f"project {project} is unknown here"
     else:
         said = f"{len(known) or 'no'} project{'s are' if known else ' is'} known here"
-    names = ", ".join(f"--project {number}" for number in shown or known)
+    names = ", ".join(map(str, shown or known))
     raise NotFound(
         said,
-        hint=f"Name one: {names}." if known
+        hint=f"Name one with --project: {names}." if known
         else "Make one: `pixbal init --images ... --classes ...`.",
     )  # fmt: skip
 

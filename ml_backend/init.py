@@ -104,7 +104,8 @@ class InitReport:
         if self.open_questions:
             return f"questions: {self.open_questions} are open already, so none was pushed now"
         if not self.asked_to_push:
-            return "questions: none pushed, as --no-push asks; `pixbal push` pushes them"
+            command = f"`pixbal push --project {self.project.id}`"
+            return f"questions: none pushed, as --no-push asks; {command} pushes them"
         return "questions: none pushed and none open; see `pixbal status`"
 
 

@@ -61,6 +61,7 @@ class Worker:
     walks: Pauses = field(init=False)
     _pushing: set[int] = field(default_factory=set)  # a push was queued, its end not seen yet
     _reconcile_at: dict[int, float] = field(default_factory=dict)
+    _asked: set[int] = field(default_factory=set)  # requests seen at the last look
     _decided: float = -math.inf
 
     def __post_init__(self) -> None:
@@ -112,9 +113,17 @@ class Worker:
         came = round_steps.apply_pending_events(store)
         found = self._reconcile_due()
         self.masks.look()
-        asked = store.pending_events(actions=(*asking.TRAIN_ACTIONS, asking.PUSH), limit=1)
+        asked = store.pending_events(actions=(*asking.TRAIN_ACTIONS, asking.PUSH))
+        ids = {event.id for event in asked}
+        # One that was seen and waits, as for the end of a round, is no news: to count a hundred
+        # thousand labels for it at every look takes time from the training.
+        asked_anew = not ids <= self._asked
+        for event in asked:
+            if event.id not in self._asked and event.project_id is not None:
+                self.pushes.end_pause(event.project_id)
+        self._asked = ids
         now = self.clock()
-        if not (came or found or asked) and now - self._decided < DECIDE_EVERY_S:
+        if not (came or found or asked_anew) and now - self._decided < DECIDE_EVERY_S:
             return
         self._decided = now
         projects = store.projects()

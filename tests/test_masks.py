@@ -188,7 +188,7 @@ def test_commands_about_rounds_look_at_region_projects_only(
     assert '"project": 9' not in result.output
     assert CliRunner().invoke(main, ["train"]).exit_code == 0
     result = CliRunner().invoke(main, ["train", "--project", "9"])
-    assert "Region projects: [4]" in result.output
+    assert "Name one with --project: 4." in result.output
     with Store.open(f"sqlite:///{tmp_path}/pixbal.db") as store:
         assert [event.project_id for event in store.pending_events(10)] == [4]
 

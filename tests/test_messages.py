@@ -188,7 +188,9 @@ def test_init_says_why_it_pushed_nothing() -> None:
     """Seen failing as it was: "questions: 0 pushed, 15 open"."""
     assert "questions: 15 pushed, 15 open" in report(pushed=15, open_questions=15)
     assert "15 are open already, so none was pushed now" in report(open_questions=15)
-    assert "none pushed, as --no-push asks; `pixbal push`" in report(asked_to_push=False)
+    assert "none pushed, as --no-push asks; `pixbal push --project 4`" in report(
+        asked_to_push=False
+    )
     assert "see `pixbal status`" in report()
 
 

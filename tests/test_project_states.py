@@ -241,4 +241,4 @@ def test_without_a_project_commands_say_how_to_make_one(line: CommandLine) -> No
 def test_of_several_projects_one_must_be_named(line: CommandLine) -> None:
     line.run("push", code=1)
     assert "2 projects are known here" in line.said
-    assert "hint: Name one: --project 4, --project 5." in line.said
+    assert "hint: Name one with --project: 4, 5." in line.said

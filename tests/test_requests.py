@@ -14,6 +14,7 @@ import pytest
 from inline_site import InlineSite, inline_site, open_worker
 
 from ml_backend import asking, round_steps
+from ml_backend.engine import EngineState
 from ml_backend.errors import NotFound
 from ml_backend.leases import push_lease
 from ml_backend.player import Player
@@ -199,3 +200,34 @@ def test_who_waits_for_the_gpu_keeps_nobody_from_the_questions(
             assert held
     waiting.join()
     assert scores.exists()
+
+
+def test_a_request_that_waits_for_a_round_is_not_looked_at_every_second(
+    inline_site: InlineSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is counted for it, which takes time from the training; a new one is seen at once.
+
+    Seen failing (20 counts) with whatever is pending taken for news.
+    """
+    site = inline_site
+    site.play_round()
+    site.store.start_round(4, 2, "labels", "another worker's")
+    site.engine.states["another worker's"] = EngineState("pending", "other")
+    asking.ask(site.store, 4, asking.TRAIN)
+    site.look()
+    counted: list[int] = []
+    real = site.worker.cycle.state
+
+    def state(project: Any) -> Any:
+        counted.append(project.id)
+        return real(project)
+
+    monkeypatch.setattr(site.worker.cycle, "state", state)
+    monkeypatch.setattr(site.worker, "_reconcile_due", lambda: False)
+    site.look(20, seconds_later=1)
+    assert counted.count(4) <= 2
+    assert asking.requests(site.store, 4, asking.TRAIN)
+    counted.clear()
+    asking.ask(site.store, 4, asking.PUSH)
+    site.look(seconds_later=0.1)
+    assert counted.count(4) == 1

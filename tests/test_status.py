@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from dashboard_helpers import beating, busy_store
 from rich.console import Console
 
+from ml_backend.answers_status import answers_lines
 from ml_backend.cli import main
 from ml_backend.liveness import WorkerSign
 from ml_backend.status import project_status, status_tables
@@ -104,3 +105,12 @@ def test_a_new_project_has_no_version_called_none(tmp_path: Path) -> None:
         text = in_words(project_status(settings, store, 4, ALIVE))
     assert "model_version none yet" in text
     assert "not before `pixbal push --project 4` (--no-push)" in text
+
+
+def test_the_command_for_hasty_answers_names_the_project() -> None:
+    """Beside a second project `pixbal ask-again --flagged` was refused: which one?"""
+    status = {"project": 4, "ticks": {"says": ""}, "version_in_use": None, "model_version": None,
+              "version_warning": None, "flagged": [1, 2], "asked_again": 1}  # fmt: skip
+    lines = dict(answers_lines(status))
+    assert lines["flagged"] == "2 answers saved at once: pixbal ask-again --flagged --project 4"
+    assert lines["asked again"] == "1 question"
