@@ -3,7 +3,8 @@
     python tests/sabotage_run.py [--promise 11 | --new] [--out docs]
 
 With `--promise` nothing is written; `--new` runs only those that the record does not hold as they
-are now, and keeps the rest with the commit at which each was seen. Ends with 1 where a test did not fail with its promise broken.
+are now, and keeps the rest with the commit at which each was seen. Ends with 1 where a test did not
+fail with its promise broken.
 """
 
 from __future__ import annotations
