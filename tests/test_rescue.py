@@ -135,6 +135,7 @@ def test_a_round_that_ended_meanwhile_is_left_alone(
     Seen failing with the second look at the row left out of `_settle`.
     """
     done = site.train(1)
+    site.until("its end in the engine", lambda: site.worker.engine.state(done).kind == "ended")
     old = Round(**{**vars(done), "state": "pushing", "finished_at": None})
     monkeypatch.setattr(rescue, "unfinished", lambda _: [old])
     site.worker.rescue._looked_at = -math.inf
