@@ -136,12 +136,18 @@ def push(project: int | None) -> None:
 def train(project: int | None) -> None:
     """Ask the worker to train on the labels there are, without waiting for the batch."""
     from ml_backend.asking import TRAIN, ask
+    from ml_backend.cycle import why_not_now
     from ml_backend.liveness import look_at_workers
+    from ml_backend.runtime import Runtime
     from ml_backend.words import NO_WORKER
 
-    settings, store, _ = cli_common.open_all()
+    settings, store, ls = cli_common.open_all()
     project_id = cli_common.only_project(store, project)
     cli_common.refuse_idle(store, project_id)
+    reason = why_not_now(Runtime(settings, store, ls), project_id)
+    if reason is not None:
+        click.echo(reason)
+        return
     ask(store, project_id, TRAIN)
     if any(worker.alive for worker in look_at_workers(settings, store)):
         click.echo("asked; the worker starts as soon as it is free (see `pixbal status`)")

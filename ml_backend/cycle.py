@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ml_backend import asking, round_steps
 from ml_backend.labels import RegionLabel, count_changes, trainable_labels, trained_labels
 from ml_backend.runtime import Runtime
-from ml_backend.state import CycleState
+from ml_backend.state import CycleState, Step, next_step
 from ml_backend.store import Event, Project, Round
 from training.errors import SnapshotError
 from training.regions import RegionId
@@ -90,7 +90,9 @@ class Cycle:
         scored = self._askable_regions(project)
         left = 0
         for image in store.images(project.id, split="pool", status="ready"):
-            regions = range(image.region_count) if scored is None else scored[image.image_id]
+            regions = (
+                range(image.region_count) if scored is None else scored.get(image.image_id, [])
+            )
             left += len(set(regions) - asked.get(image.image_id, set()))
         return left
 
@@ -128,8 +130,21 @@ class Cycle:
 def why_no_training(project: Project, state: CycleState) -> str:
     """Why a request to train leads to no round, for whoever asked."""
     if not state.may_train:
-        return f"The project is {project.state}: `pixbal project resume`."
+        return f"The project is {project.state}: `pixbal project resume --project {project.id}`."
     if state.trainable == 0:
         waiting = f"{state.open_queries} questions are open" if state.open_queries else "none open"
         return f"There is no answer to train on yet ({waiting})."
     return "No label is new since the last round."
+
+
+def why_not_now(runtime: Runtime, project_id: int) -> str | None:
+    """Why a request to train would lead to nothing if it were made now; None where it would.
+
+    Answers that only Label Studio knows are not looked for: while questions are pushed, or a round
+    runs, a request may be for what comes next.
+    """
+    project = runtime.project(project_id)
+    state = replace(Cycle(runtime).state(project), requested=True)
+    if state.running or state.unpushed_queries or next_step(state) is Step.TRAIN:
+        return None
+    return why_no_training(project, state)

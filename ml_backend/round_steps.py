@@ -365,11 +365,11 @@ def why_no_push(project: Project) -> str | None:
     """Why nobody may push questions of a project now; None where they may be."""
     reasons = {
         "importing": "Its images are being imported; `pixbal init` again goes on with that.",
-        "paused": "The project is paused: `pixbal project resume`.",
-        "archived": "The project is archived: `pixbal project resume`.",
+        "paused": f"The project is paused: `pixbal project resume --project {project.id}`.",
+        "archived": f"The project is archived: `pixbal project resume --project {project.id}`.",
     }
     if project.push_held and project.state == "active":
-        return "It was made with --no-push: `pixbal push` begins."
+        return f"It was made with --no-push: `pixbal push --project {project.id}` begins."
     return reasons.get(project.state)
 
 

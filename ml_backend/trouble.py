@@ -68,6 +68,10 @@ class Pauses:
         self._until[project_id] = self.clock() + pause
         return pause
 
+    def end_pause(self, project_id: int) -> None:
+        """Somebody asks: try now; where that fails, the next pause is longer all the same."""
+        self._until.pop(project_id, None)
+
     def went_well(self, project_id: int) -> None:
         """The next failure is the first one again."""
         self._failures.pop(project_id, None)

@@ -118,6 +118,9 @@ class Worker:
         # One that was seen and waits, as for the end of a round, is no news: to count a hundred
         # thousand labels for it at every look takes time from the training.
         asked_anew = not ids <= self._asked
+        for event in asked:
+            if event.id not in self._asked and event.project_id is not None:
+                self.pushes.end_pause(event.project_id)
         self._asked = ids
         now = self.clock()
         if not (came or found or asked_anew) and now - self._decided < DECIDE_EVERY_S:

@@ -340,8 +340,9 @@ SABOTAGES: tuple[Sabotage, ...] = (
          "[1-push_more]",),
     ),
     Sabotage(
-        28, "a push waits for the training", "ml_backend/leases.py",
-        'return f"push:{project_id}"', 'return f"project:{project_id}"',
+        28, "a push waits for the training", "ml_backend/state.py",
+        "        return Step.PUSH if wanted and state.may_push else Step.WAIT",
+        "        return Step.WAIT",
         ("test_rounds_and_pushes.py::test_questions_are_pushed_while_a_model_trains",),
     ),
     Sabotage(

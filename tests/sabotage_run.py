@@ -1,13 +1,16 @@
 """Apply each sabotage to a copy of the project, run its tests there, and write how they failed.
 
-    python tests/sabotage_run.py [--promise 11] [--out docs]
+    python tests/sabotage_run.py [--promise 11 | --new] [--out docs]
 
-With `--promise` nothing is written. Ends with 1 where a test did not fail with its promise broken.
+With `--promise` nothing is written; `--new` runs only those that the record does not hold as they
+are now, and keeps the rest with the commit at which each was seen. Ends with 1 where a test did not
+fail with its promise broken.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -122,6 +126,11 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     """The page that people read, made of nothing but the record."""
     rows = record["sabotages"]
     seen = sum(all(t["outcome"] == "failed" for t in row["tests"]) for row in rows)
+    commits = Counter((row["commit"], row["date"]) for row in rows)
+    when = ", ".join(
+        f"{count} at commit `{commit}`, {date}"
+        for (commit, date), count in sorted(commits.items(), key=lambda item: item[0][1])
+    )
     lines = [
         "# Promises broken on purpose",
         "",
@@ -129,8 +138,7 @@ def as_markdown(record: Mapping[str, Any]) -> str:
         "copy of the project, and the tests that must fail then. The faults are in "
         "[tests/sabotage.py](../tests/sabotage.py).",
         "",
-        f"{seen} of {len(rows)} faults were seen by every test named, at commit "
-        f"`{record['commit']}`, {record['date']}.",
+        f"{seen} of {len(rows)} faults were seen by every test named: {when}.",
         "",
         "| # | promise | fault | test | it said |",
         "|---|---|---|---|---|",
@@ -146,19 +154,41 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_record(found: Sequence[tuple[Sabotage, Sequence[Outcome]]]) -> dict[str, Any]:
-    """The content of sabotage.json."""
+def patch_of(sabotage: Sabotage) -> str:
+    """Names what is done to the source and which tests look: another one was not seen yet."""
+    text = json.dumps([sabotage.file, sabotage.old, sabotage.new, *sabotage.tests])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def make_record(
+    found: Sequence[tuple[Sabotage, Sequence[Outcome]]], kept: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The content of sabotage.json; `kept` rows, by `patch_of`, are of an earlier run."""
     from training.bench_report import describe_machine  # imports numpy
 
-    rows = [
-        {"promise": s.promise, "what": s.what, "file": s.file, "tests": [asdict(o) for o in outs]}
-        for s, outs in found
-    ]
-    return {
-        "sabotages": rows,
-        "command": COMMAND,
+    run = {
         "commit": describe_machine()["commit"],
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    rows = dict(kept or {})
+    for s, outs in found:
+        tests = [asdict(o) for o in outs]
+        rows[patch_of(s)] = {
+            "promise": s.promise, "what": s.what, "file": s.file, "patch": patch_of(s),
+            "tests": tests, **run,
+        }  # fmt: skip
+    order = {patch_of(s): number for number, s in enumerate(SABOTAGES)}
+    shown = sorted(rows.values(), key=lambda row: order.get(row["patch"], -1))
+    return {"sabotages": shown, "command": COMMAND}
+
+
+def seen_before(folder: Path) -> dict[str, Any]:
+    """Rows of the record, by what was done, that every test named has seen."""
+    record = json.loads((folder / "sabotage.json").read_text(encoding="utf-8"))
+    return {
+        row["patch"]: row
+        for row in record["sabotages"]
+        if all(test["outcome"] == "failed" for test in row["tests"])
     }
 
 
@@ -166,9 +196,14 @@ def main() -> int:
     """Run all, or those of one promise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--promise", type=int, help="Only these; nothing is written.")
+    parser.add_argument("--new", action="store_true", help="Only what was not seen as it is now.")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
-    chosen = [s for s in SABOTAGES if options.promise in (None, s.promise)]
+    before_now = seen_before(options.out) if options.new else {}
+    kept = {p: before_now[p] for p in map(patch_of, SABOTAGES) if p in before_now}
+    chosen = [
+        s for s in SABOTAGES if options.promise in (None, s.promise) and patch_of(s) not in kept
+    ]
     found: list[tuple[Sabotage, list[Outcome]]] = []
     with tempfile.TemporaryDirectory(prefix="pixbal-sabotage-") as folder:
         project = copy_project(Path(folder))
@@ -183,7 +218,7 @@ def main() -> int:
                 print(f"{sabotage.promise:2} {outcome.outcome:7} {took:>6} {outcome.test}: "
                       f"{outcome.words}", flush=True)  # fmt: skip
     if options.promise is None:
-        record = make_record(found)
+        record = make_record(found, kept)
         text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
         (options.out / "sabotage.json").write_text(text, encoding="utf-8")
         (options.out / "sabotage.md").write_text(as_markdown(record), encoding="utf-8")

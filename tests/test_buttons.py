@@ -490,7 +490,7 @@ def test_any_order_of_buttons(
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=steps // STEPS_PER_EXAMPLE,
+            max_examples=steps // (STEPS_PER_EXAMPLE - 8),  # some end earlier
             stateful_step_count=STEPS_PER_EXAMPLE,
             derandomize=True,
             database=None,
@@ -499,5 +499,5 @@ def test_any_order_of_buttons(
             phases=[Phase.generate, *([Phase.shrink] if os.environ.get(SHRINK) else [])],
         ),
     )
-    assert Machine.steps > steps / 2  # examples vary in length
+    assert Machine.steps >= steps
     record_property("button_steps", Machine.steps)

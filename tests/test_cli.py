@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from backend_helpers import make_project, make_store
+from backend_helpers import make_label, make_project, make_store
 from click.testing import CliRunner
 
 from ml_backend.cli import main
@@ -118,7 +118,11 @@ def test_status_as_json(home: Path) -> None:
 
 
 def test_train_records_a_request(home: Path) -> None:
-    store = make_store(home, make_project(4))
+    store = make_store(home, make_project(4), open_tasks=2)
+    code, output = run("train")
+    assert (code, store.pending_events()) == (0, [])
+    assert output == "There is no answer to train on yet (2 questions are open).\n"
+    store.apply_label(make_label(1))
     assert run("train")[0] == 0
     assert run("train")[0] == 0
     assert [e.action for e in store.pending_events()] == ["TRAIN_REQUESTED", "TRAIN_REQUESTED"]

@@ -100,7 +100,7 @@ def test_who_asks_something_of_a_paused_project_is_told(site: InlineSite) -> Non
     site.look()
     assert site.store.pending_events() == []
     assert {str(e.error) for e in site.store.failed_events(4)} == {
-        "The project is paused: `pixbal project resume`."
+        "The project is paused: `pixbal project resume --project 4`."
     }
 
 
@@ -208,7 +208,9 @@ def test_commands_on_a_paused_project_say_what_to_do(
     with line.store() as store:
         assert store.pending_events() == []
     line.run("project", "resume", "--project", "4")
-    assert "asked" in line.run("train", "--project", "4")
+    said = line.run("train", "--project", "4")
+    assert "There is no answer to train on yet" in said
+    assert "paused" not in said
 
 
 def test_trouble_is_shown_with_what_to_do(line: CommandLine) -> None:

@@ -16,6 +16,7 @@ from inline_site import InlineSite, inline_site, open_worker
 from PIL import Image
 
 from ml_backend import asking, round_steps
+from ml_backend.cycle import why_not_now
 from ml_backend.errors import Conflict
 from ml_backend.leases import project_lease, push_lease
 from ml_backend.push_now import push_now
@@ -226,6 +227,42 @@ def test_a_request_that_does_nothing_says_so(inline_site: InlineSite) -> None:
     assert kept_aside(site, asking.TRAIN) == ["No label is new since the last round."]
     assert not site.store.pending_events()
     assert len(site.store.rounds(4)) == 1
+
+
+def test_the_command_says_at_once_why_it_would_train_nothing(inline_site: InlineSite) -> None:
+    """`pixbal train` said "asked", and only the next status that it led to nothing."""
+    site = inline_site
+    runtime = site.worker.runtime
+    while not site.open():
+        site.look()
+    waiting = len(site.open())
+    assert why_not_now(runtime, 4) == (
+        f"There is no answer to train on yet ({waiting} questions are open)."
+    )
+    site.answer(site.open()[0], "Grass")
+    round_steps.apply_pending_events(site.store)
+    assert why_not_now(runtime, 4) is None
+    site.answer_all()
+    site.look()
+    assert site.round(1).state == "done"
+    assert why_not_now(runtime, 4) == "No label is new since the last round."
+
+
+def test_a_request_ends_the_pause_after_a_failure(inline_site: InlineSite) -> None:
+    """Label Studio is back; whoever presses the button need not wait for ten minutes.
+
+    Seen failing (nothing for 600 s) with `end_pause` left out.
+    """
+    site = inline_site
+    site.ls.server.fail("import_tasks", 403, project=4, times=None)
+    site.look(8, seconds_later=700)
+    assert site.project().trouble is not None
+    site.ls.server.heal()
+    site.look(2, seconds_later=1)
+    assert not site.open()
+    push_more(site)
+    site.look(1, seconds_later=1)
+    assert site.open()
 
 
 def test_many_requests_are_one_push(inline_site: InlineSite) -> None:

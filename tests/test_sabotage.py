@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from reliability import marked_tests
 from reliability_texts import GUARANTEES
 from sabotage import SABOTAGES, Sabotage
-from sabotage_run import Outcome, apply, as_markdown, make_record, run_tests
+from sabotage_run import Outcome, apply, as_markdown, make_record, patch_of, run_tests, seen_before
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,6 +41,7 @@ def test_documents_hold_every_sabotage_and_each_was_seen() -> None:
     rows = record["sabotages"]
     recorded = [(r["promise"], r["what"], r["file"], [t["test"] for t in r["tests"]]) for r in rows]
     assert recorded == [(s.promise, s.what, s.file, list(s.tests)) for s in SABOTAGES]
+    assert [r["patch"] for r in rows] == [patch_of(s) for s in SABOTAGES]
     assert [t for r in rows for t in r["tests"] if t["outcome"] != "failed"] == []
     page = (ROOT / "docs" / "sabotage.md").read_text(encoding="utf-8")
     assert page == as_markdown(record)
@@ -105,3 +106,20 @@ def test_the_page_shows_what_was_not_seen() -> None:
     assert "0 of 1 faults were seen" in page
     assert "`assert '1 \\| 2'`" in page
     assert "**passed**" in page
+
+
+def test_what_was_seen_before_keeps_its_commit_and_what_changed_is_new(tmp_path: Path) -> None:
+    """A record of some rows is brought up to date by a run of the others."""
+    first, second = SABOTAGES[:2]
+    seen = [Outcome(test, "failed", "assert 0") for test in first.tests]
+    old = make_record([(first, seen), (second, [Outcome("t", "passed", "")])])
+    for row in old["sabotages"]:
+        row["commit"] = "0123456789ab"
+    (tmp_path / "sabotage.json").write_text(json.dumps(old))
+    kept = seen_before(tmp_path)
+    assert list(kept) == [patch_of(first)], "what no test saw is run again"
+    record = make_record([(second, [Outcome("t", "failed", "assert 1")])], kept)
+    assert [row["patch"] for row in record["sabotages"]] == [patch_of(first), patch_of(second)]
+    assert record["sabotages"][0]["commit"] == "0123456789ab" != record["sabotages"][1]["commit"]
+    assert "1 at commit `0123456789ab`" in as_markdown(record)
+    assert patch_of(first) != patch_of(replace(first, new=first.new + " "))
