@@ -63,7 +63,7 @@ def site(tmp_path: Path) -> Site:
 
 
 def test_masks_beside_the_photos_are_left_out_with_a_word(site: Site) -> None:
-    """Seen failing: "4 added", and people were asked about masks."""
+    """People were asked about masks. Seen failing: a mask was the third image of the pool."""
     report = site.init(heldout=str(site.root / "held"))
     assert (report.images.added, report.images.heldout) == (3, 1)
     text = "\n".join(report.lines())
@@ -75,7 +75,7 @@ def test_masks_beside_the_photos_are_left_out_with_a_word(site: Site) -> None:
 
 
 def test_held_out_images_that_cannot_be_used_make_no_project(site: Site) -> None:
-    """Seen failing: the project was made, and each of its rounds failed at its evaluation."""
+    """Each of its rounds would fail at its evaluation. Seen failing: the project was made."""
     write(site.root / "held" / "masks" / "h.png", 0, mask=True, value=40)
     with pytest.raises(BackendError, match=r"holds the values 40; the class list has 0\.\.1"):
         site.init(heldout=str(site.root / "held"))

@@ -201,7 +201,7 @@ def test_answers_from_before_leave_the_new_class_open_until_asked_again(
 def test_a_mask_of_an_old_home_is_looked_at_before_the_training(
     store: Store, tmp_path: Path
 ) -> None:
-    """0.1 never read it. Seen failing: the snapshot was written, and the evaluation failed."""
+    """0.1 never read it. Seen failing (the snapshot was written) without `check_stored`."""
     (pool,) = store.images(4)
     bad = tmp_path / "rgb.png"
     PILImage.new("RGB", (56, 40), (0, 9, 0)).save(bad)

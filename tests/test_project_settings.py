@@ -268,7 +268,7 @@ def test_help_names_every_setting(line: CommandLine) -> None:
 def test_a_share_is_not_changed_while_classes_are_appended(line: CommandLine) -> None:
     """Both change the labelling setup; one of them would have written the other's away.
 
-    Seen failing (the setup without the new class was written) with nothing held.
+    Seen failing (the setup was written meanwhile) with nothing held.
     """
     before = line.project(4)
     with file_lock(project_lock(line.home, 4), what="import into 4"):

@@ -43,7 +43,7 @@ def names(root: Path, spec: str) -> list[str]:
 def test_masks_below_a_folder_are_no_photos(
     files: list[str], taken: list[str], tmp_path: Path
 ) -> None:
-    """Seen failing: masks/ was imported, and people were asked about masks."""
+    """People were asked about masks. Seen failing: masks/ was taken, too."""
     touch(tmp_path, *files)
     assert names(tmp_path, str(tmp_path)) == taken
     left = {"masks", "trainannot", "SegmentationClass", "gtFine", "annotations"}
