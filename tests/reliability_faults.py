@@ -86,7 +86,7 @@ FAULTS: tuple[Fault, ...] = (
             ROUNDS + "test_a_project_that_label_studio_refuses_stops_no_other",
             ROUNDS + "test_an_unexpected_error_in_one_project_is_its_own",
         ),
-        "the loop over projects ended by the first that raises",
+        "the walks ended by the first that raises",
     ),
     Fault(
         "A5",
