@@ -16,7 +16,7 @@ import uuid
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
 from ml_backend.engine import MOST_RECOVERIES, EngineState, PushState
-from ml_backend.failures import transient
+from ml_backend.failures import reason_of, transient
 from ml_backend.player import SUPERSEDED, Player
 from ml_backend.settings import Settings
 from ml_backend.store import Round
@@ -108,7 +108,7 @@ def _play_round(project_id: int, number: int) -> str:
         _score(project_id, number)
         _push(project_id, number)
     except Exception as error:
-        log.exception("round %s of project %s failed", number, project_id)
+        log.exception("round %s of project %s failed: %s", number, project_id, reason_of(error))
         _finish(project_id, number, error)
         return "failed"
     _finish(project_id, number, None)
