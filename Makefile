@@ -15,7 +15,7 @@ up: $(VENV)/.ready $(LS_VENV)/.ready  ## the same, and everything is left runnin
 	$(VENV)/bin/pixbal demo --keep $(ARGS)
 
 test: setup browser lint  ## every test
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python tests/run_all.py $(ARGS)
 
 reliability: setup browser  ## the tests of every promise, loads at full size; writes docs/reliability.*
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --reliability=docs $(ARGS)

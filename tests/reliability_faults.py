@@ -111,6 +111,17 @@ FAULTS: tuple[Fault, ...] = (
         "every folder claimed; no second look; only our own errors caught",
     ),
     Fault(
+        "A7",
+        "Held-out masks were read for the first time after both trainings; a corrected one "
+        "was ignored",
+        (
+            "test_heldout.py::test_masks_of_common_kinds_become_class_indices",
+            "test_heldout.py::test_a_corrected_mask_is_taken",
+            ROUNDS + "test_a_corrected_held_out_mask_is_taken_after_a_failure",
+        ),
+        "only the name compared; the snapshot of the first try used again",
+    ),
+    Fault(
         "A8",
         "A NaN reached checkpoints and versions",
         (
@@ -132,6 +143,59 @@ FAULTS: tuple[Fault, ...] = (
         "run on the code of 0.1.0; settings read when the training begins",
     ),
     Fault(
+        "B9",
+        "A repeated `init` ignored its options, as the documents prescribed them; wrong ones "
+        "were found after a download",
+        (
+            "test_init_again.py::test_lower_the_learning_rate_as_the_operations_page_says",
+            "test_init_again.py::test_every_ignored_option_is_named_and_the_command_changes_them",
+            "test_init_again.py::test_wrong_options_are_found_before_anything_is_made_or_downloaded",
+            "test_init_killed.py::test_an_init_that_reads_no_image_leaves_no_project_behind",
+            "test_project_settings.py::test_every_setting_can_be_changed",
+        ),
+        "run on the code before; what was kept not said; the images read afterwards",
+    ),
+    Fault(
+        "B10",
+        "A project could not be paused, put away or forgotten; `init` over a deleted one "
+        "ended in 404",
+        (
+            "test_init_again.py::test_init_over_the_title_of_a_deleted_project_makes_a_new_one",
+            "test_project_states.py::test_a_round_that_only_waits_does_not_begin_and_is_made_up_for",
+            "test_forget.py::test_shared_files_stay_until_the_last_project_goes",
+        ),
+        "run on the code before; the check before a round taken out; every file deleted",
+    ),
+    Fault(
+        "B11",
+        "A worse version went into use without a word, and there was no way back",
+        (
+            "test_version_use.py::test_a_worse_version_is_used_and_warned_of_with_the_way_back",
+            "test_version_use.py::test_a_question_has_one_prediction_of_a_version_that_comes_back",
+            "test_version_use.py::test_unknown_and_damaged_versions_change_nothing",
+        ),
+        "the warning switched off; old predictions left there; the files not checked",
+    ),
+    Fault(
+        "B12",
+        "Ticks in advance cost keys",
+        (
+            "test_agreement.py::test_ticks_come_with_the_first_version_that_is_seen_to_save_keys",
+            "test_agreement.py::test_auto_shows_ticks_where_they_are_seen_to_save_keys",
+        ),
+        "ticks shown from the first version on; one rule for beginning and end",
+    ),
+    Fault(
+        "B13",
+        "Images and classes could not be changed afterwards",
+        (
+            "test_project_images.py::test_every_command",
+            "test_class_append.py::test_label_studio_takes_a_class_while_answers_exist",
+            "test_class_append.py::test_void_of_old_masks_does_not_become_the_new_class",
+        ),
+        "answers of removed images trained on; a removed row replaced; void read as the class",
+    ),
+    Fault(
         "C14",
         '"Nothing listed" erased the other ticks',
         (
@@ -141,6 +205,16 @@ FAULTS: tuple[Fault, ...] = (
             "test_sayable.py::test_the_demonstration_says_what_the_screen_offers",
         ),
         '"other" hiding the classes; left out of the comparison; the old clicks and oracle',
+    ),
+    Fault(
+        "C15",
+        "A region could be asked once only; a question saved unseen stayed as it was",
+        (
+            "test_ask_again.py::test_never_twice_while_one_asking_is_open",
+            "test_ask_again.py::test_askings_are_never_copies_of_each_other",
+            "test_correct_answer.py::test_the_last_answer_is_corrected",
+        ),
+        "waiting askings not looked at; the asking left out of the question's identity",
     ),
     Fault(
         "C16",
@@ -215,6 +289,16 @@ FAULTS: tuple[Fault, ...] = (
             "test_doctor.py::test_a_lost_seeds_is_said_with_the_command_that_mends_it",
         ),
         "each put back, or seen on 0.1.0",
+    ),
+    Fault(
+        "F23",
+        "Masks were taken for photos; lists, globs and names that were not plain",
+        (
+            "test_sources.py::test_masks_below_a_folder_are_no_photos",
+            "test_sources.py::test_a_list_with_a_byte_order_mark_keeps_its_first_image",
+            "test_fetch.py::test_raw_names_in_the_query_are_quoted",
+        ),
+        "the sorting out of masks undone; run on the code of 0.1.0",
     ),
     Fault(
         "F24",
