@@ -276,6 +276,7 @@ def test_a_round_that_waits_says_what_for(site: Site) -> None:
     """In the round's record and in `pixbal status`, until it goes on."""
     ls = site.client(attempts=1)
     project = site.project(ls)
+    site.store.update_project(project.id, push_held=False)  # as after a first push
     runtime = Runtime(site.settings, site.store, ls)
     score_current(runtime, project)
     site.store.start_round(project.id, 1, "labels", f"waiting {project.id}")
