@@ -250,6 +250,18 @@ def test_label_studio_is_asked_without_secrets_and_not_for_every_page() -> None:
 # What can be asked for
 
 
+def test_asking_for_questions_while_some_are_open_says_so(
+    client: FlaskClient, store: Store
+) -> None:
+    """It said "they appear in a moment", and none did."""
+    waiting = len(store.queries(4, status="open"))
+    token = form_token(client.get("/dashboard/projects/4").get_data(as_text=True))
+    client.post("/dashboard/projects/4/questions", data={"csrf_token": token})
+    html = client.get("/dashboard/projects/4").get_data(as_text=True)
+    assert f"{waiting} questions are open: more are pushed when they are answered." in html
+    assert store.pending_events() == []
+
+
 @pytest.mark.parametrize(
     ("path", "action"), [("train", "TRAIN_REQUESTED"), ("questions", "PUSH_REQUESTED")]
 )
@@ -257,6 +269,7 @@ def test_requests_are_left_for_the_worker(
     client: FlaskClient, store: Store, path: str, action: str
 ) -> None:
     token = form_token(client.get("/dashboard/projects/4").get_data(as_text=True))
+    store.set_query_status([q.id for q in store.queries(4, status="open")], "skipped")
     for _ in range(2):
         response = client.post(f"/dashboard/projects/4/{path}", data={"csrf_token": token})
         assert response.headers["Location"] == "/dashboard/projects/4"

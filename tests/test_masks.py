@@ -11,7 +11,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from backend_helpers import at, make_image, make_project, make_schema, make_settings, make_store
+from backend_helpers import (
+    at,
+    make_image,
+    make_label,
+    make_project,
+    make_schema,
+    make_settings,
+    make_store,
+)
 from click.testing import CliRunner
 from fake_label_studio import FakeLabelStudio
 from PIL import Image as PILImage
@@ -182,7 +190,9 @@ def test_commands_about_rounds_look_at_region_projects_only(
     monkeypatch.setenv("PIXBAL_HOME", str(tmp_path))
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "0" * 40)
     image_project = make_project(9, SCHEMA, template="image_masks")
-    make_store(tmp_path, make_project(4, SCHEMA), image_project).close()
+    store = make_store(tmp_path, make_project(4, SCHEMA), image_project, open_tasks=1)
+    store.apply_label(make_label(1, classes=SCHEMA.names[:1]))  # something to train on
+    store.close()
     result = CliRunner().invoke(main, ["status", "--json"])
     assert '"project": 4' in result.output
     assert '"project": 9' not in result.output

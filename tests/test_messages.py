@@ -55,7 +55,7 @@ def test_the_option_that_a_hint_names_is_one_of_the_command(tmp_path: Path) -> N
     assert "--region-project" in hint
     for command in ("push", "train", "export --out x", "reconcile"):
         hint = hint_of(pixbal(*command.split(), home=settings.home))
-        assert hint == "Name one: --project 4, --project 5."
+        assert hint == "Name one with --project: 4, 5."
 
 
 def test_a_picture_that_is_too_large_names_the_setting(tmp_path: Path) -> None:

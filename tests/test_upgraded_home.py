@@ -76,19 +76,34 @@ def site(tmp_path: Path) -> Iterator[InlineSite]:
 
 
 def test_an_upgrade_changes_nothing_by_itself(site: InlineSite) -> None:
-    """No answer is new, no question is pushed or withdrawn, no round begins."""
+    """No answer is new, no question is pushed or withdrawn, no round begins.
+
+    One question of the home was answered with r0 in use, and its answer deleted afterwards. It
+    would be handed out last, so it alone is scored anew.
+    """
     store = site.store
-    before = {p.id: (store.queries(p.id), store.rounds(p.id)) for p in store.projects()}
+
+    def kept(project_id: int) -> object:
+        places = [(q.id, q.status, q.task_id, q.round) for q in store.queries(project_id)]
+        return places, store.rounds(project_id)
+
+    before = {p.id: kept(p.id) for p in store.projects()}
+    stale = [q.task_id for q in store.queries(4, status="open") if q.model_version != "r2"]
+    assert len(stale) == 1
     labels = {p.id: store.effective_labels(p.id) for p in store.projects()}
     site.look(10)
     for project in store.projects():
         assert project.trouble is None
-        assert (store.queries(project.id), store.rounds(project.id)) == before[project.id]
+        assert kept(project.id) == before[project.id]
+        open_now = store.queries(project.id, status="open")
+        assert {q.model_version for q in open_now} == {project.current_version}
         found = store.effective_labels(project.id)
         assert {i: (r.kind, r.classes) for i, r in found.items()} == {
             i: (r.kind, r.classes) for i, r in labels[project.id].items()
         }
-    assert site.ls.server.asked("import_tasks", "import_predictions", "delete_tasks") == []
+    assert site.ls.server.asked("import_tasks", "delete_tasks") == []
+    (renewed,) = site.ls.server.asked("import_predictions")
+    assert [row["task"] for row in renewed[1]] == stale
 
 
 @pytest.mark.parametrize("project_id", [4, 5])
