@@ -36,6 +36,7 @@ from ml_backend.push import Batch, push_questions
 from ml_backend.reconcile import reconcile
 from ml_backend.runtime import Runtime, version_name
 from ml_backend.store import Image, Project, Round, Store, VersionRow, held_token
+from ml_backend.time_left import TimeLeft
 from ml_backend.version_use import published_metrics
 from training.errors import CheckpointError, SnapshotError
 from training.snapshot import HeldoutItem, Snapshot, SnapshotItem, write_snapshot
@@ -199,7 +200,7 @@ def train_round(runtime: Runtime, project_id: int, number: int, snapshot: str) -
     config = runtime.train_config(replace(project, train_config=frozen or project.train_config))
     out = runtime.version_dir(project_id, number)
     out.parent.mkdir(parents=True, exist_ok=True)
-    report = _progress_writer(runtime.store, project_id, number)
+    report = _progress_writer(runtime.store, project_id, number, TimeLeft(config))
     version = run_round(
         Path(snapshot),
         config,
@@ -245,14 +246,16 @@ def claim_work(version: Path, token: int) -> Path:
     return work
 
 
-def _progress_writer(store: Store, project_id: int, number: int) -> Callable[[Progress], None]:
+def _progress_writer(
+    store: Store, project_id: int, number: int, left: TimeLeft
+) -> Callable[[Progress], None]:
     """Write progress to the round's record, at most once a second and at each change of stage."""
     last_stage = ""
     last_time = 0.0
 
     def write(progress: Progress) -> None:
         nonlocal last_stage, last_time
-        now = time.monotonic()
+        now, eta_s = time.monotonic(), left.after(progress)
         if progress.stage == last_stage and now - last_time < PROGRESS_EVERY_S:
             return
         if progress.stage != last_stage:
@@ -267,7 +270,7 @@ def _progress_writer(store: Store, project_id: int, number: int) -> Callable[[Pr
             step=progress.step,
             steps=progress.steps,
             loss=_finite(progress.loss),
-            eta_s=_finite(progress.eta_s),
+            eta_s=_finite(eta_s),
         )
 
     return write

@@ -137,8 +137,8 @@ def _now(row: dict[str, Any], waiting: str) -> str:
     if row["loss"] is not None:
         parts.append(f"loss {row['loss']:.3f}")
     if row["eta_s"] is not None:
-        # Of the stage: how long pseudo labels, measuring, scoring and pushing take, nobody knows.
-        parts.append(f"{duration(row['eta_s'])} left in this stage")
+        # How long measuring, scoring and pushing take afterwards nobody knows.
+        parts.append(f"about {duration(row['eta_s'])} of training left")
     return ", ".join(parts)
 
 

@@ -307,6 +307,7 @@ FAULTS: tuple[Fault, ...] = (
             "test_proxies.py::test_a_forgotten_token_is_called_missing",
             "test_status.py::test_status_can_be_read_at_80_columns",
             "test_page_access.py::test_no_label_of_a_chart_is_clipped",
+            "test_time_left.py::test_later_stages_go_at_the_pace_of_this_one",
         ),
         "as they were, and in Chromium",
     ),

@@ -128,7 +128,7 @@ def test_project_page_shows_the_store(client: FlaskClient, store: Store) -> None
     for shown in (
         "Street scenes", "60 images, 9900 regions", "Questions open 2", "Answered 8", "Labels 8",
         "Clicks 15", "mIoU 53.1 %", "Round 6: training, stage 1", "Epoch 7", "Step 163 of 240",
-        "Loss 0.831", "Left in this stage 4 min 14 s", "Worker alive", "Label Studio no answer",
+        "Loss 0.831", "Training left, about 4 min 14 s", "Worker alive", "Label Studio no answer",
         "5 failed 612 905 asked for 1 min 0 s RuntimeError: the loss is not a number",
         "4 done 53.1 600 884 batch answered 2 min 0 s", "r4 in use", "IoU of each class, r4",
     ):  # fmt: skip

@@ -56,7 +56,7 @@ def test_status_can_be_read_at_80_columns(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert whole in text, (whole, text)
     # Of the stage, and said so: nobody knows how long what follows takes.
-    assert "left in this stage" in " ".join(text.replace("│", " ").split())
+    assert "of training left" in " ".join(text.replace("│", " ").split())
 
 
 def test_status_says_who_runs_and_behind_whom_a_round_waits(tmp_path: Path) -> None:
