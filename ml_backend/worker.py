@@ -33,7 +33,7 @@ from ml_backend.rescue import Rescue
 from ml_backend.runtime import Runtime
 from ml_backend.settings import Settings
 from ml_backend.state import CycleState, Step, next_step
-from ml_backend.store import Project, Round, Store
+from ml_backend.store import Event, Project, Round, Store
 from ml_backend.trouble import Pauses, note_trouble
 from ml_backend.workflow import DurableEngine
 from training.errors import TrainingError
@@ -128,7 +128,7 @@ class Worker:
         self._decided = now
         projects = store.projects()
         if asked:
-            self._decline_unknown({project.id for project in projects})
+            self._decline_unknown(asked, {project.id for project in projects})
         for project in projects:
             if project.template not in REGION_TEMPLATES:
                 continue
@@ -142,10 +142,12 @@ class Worker:
         asked = [*self.cycle.requests(project.id), *self.cycle.pushes(project.id)]
         asking.finish(self.runtime.store, asked, round_steps.why_no_push(project))
 
-    def _decline_unknown(self, known: set[int]) -> None:
-        """Nobody answers who asked something of a project just before it was forgotten."""
-        wishes = self.runtime.store.pending_events(actions=(*asking.TRAIN_ACTIONS, asking.PUSH))
-        lost = [event for event in wishes if event.project_id not in known]
+    def _decline_unknown(self, asked: list[Event], known: set[int]) -> None:
+        """Nobody answers who asked something of a project just before it was forgotten.
+
+        Asked before the projects were listed, so that a new one's request is none of them.
+        """
+        lost = [event for event in asked if event.project_id not in known]
         asking.finish(self.runtime.store, lost, "The project is unknown here.")
 
     def _attend(self, project: Project) -> None:
